@@ -1,1 +1,10 @@
-//! Placeholder while the crate is written.
+//! What the cross-crate tests share: finding the built binaries, saying why a test was skipped, and a rig that runs the
+//! real `luksctl` in a folder of its own and leaves nothing open behind it.
+#![allow(clippy::print_stderr)]
+
+pub mod bins;
+pub mod rig;
+pub mod skip;
+
+pub use rig::Rig;
+pub use skip::skip;
