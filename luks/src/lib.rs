@@ -1,1 +1,37 @@
-//! Placeholder while the crate is written.
+//! The LUKS2 on-disk format: header copies, metadata, keyslots, digests, segments, volumes.
+//!
+//! Source: the LUKS2 on-disk format specification v1.1.4 and experiments recorded in `docs/format-notes.md`.
+//!
+//! Invariants: no system calls, no terminal, no clock (these come in through [`env::Env`]); opening never writes;
+//! no panic on any input; every loop, allocation and key-derivation cost that an image asks for is held against
+//! [`Limits`] first. Trust is a type: [`HeaderCopy`] (checksum held) → [`Header`] (copies reconciled, every rule of
+//! the format checked) → volume key (a digest accepted it).
+#![forbid(unsafe_code)]
+
+pub mod binary;
+pub mod copy;
+pub mod env;
+pub mod error;
+pub mod hash;
+pub mod header;
+pub mod json;
+pub mod limits;
+pub mod metadata;
+pub mod rule;
+pub mod store;
+pub(crate) mod validate;
+
+pub use binary::BinaryHeader;
+pub use copy::{HeaderCopy, Position};
+pub use error::Error;
+pub use header::{CopyState, Header, Health, load, load_unlocked};
+pub use json::JsonMap;
+pub use limits::Limits;
+pub use metadata::config::Config;
+pub use metadata::digest::Digest;
+pub use metadata::keyslot::{Af, Area, Argon2Variant, Kdf, Keyslot, KeyslotKind, Luks2Slot, Priority};
+pub use metadata::segment::{CryptSegment, OpalSegment, Segment, SegmentSize};
+pub use metadata::token::Token;
+pub use metadata::{ById, DigestId, KeyslotId, Metadata, ObjectId, SegmentId, TokenId};
+pub use rule::{Rule, Violation};
+pub use store::{HeaderStore, LockMode};

@@ -1,0 +1,291 @@
+//! The one error of this crate. Messages say what went wrong, where, and with which value; never a secret.
+
+use std::time::Duration;
+
+use block::{BlockError, Bytes};
+use secret::SecretError;
+
+use crate::header::Health;
+use crate::rule::Violation;
+
+/// What can go wrong with a LUKS2 container.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The disk failed.
+    #[error(transparent)]
+    Block(#[from] BlockError),
+    /// Memory for a secret could not be had.
+    #[error(transparent)]
+    Secret(#[from] SecretError),
+    /// The surroundings failed: no random bytes.
+    #[error(transparent)]
+    Env(#[from] crate::env::EnvError),
+    /// Someone else holds the metadata lock.
+    #[error("the metadata lock of {device} is held by another process (waited {waited:?})")]
+    Locked {
+        /// The device or file.
+        device: String,
+        /// How long this process waited.
+        waited: Duration,
+    },
+    /// The metadata lock cannot be taken at all.
+    #[error("cannot lock the metadata of {device}: {reason}")]
+    Lock {
+        /// The device or file.
+        device: String,
+        /// What the system said.
+        reason: String,
+    },
+    /// No copy of the header begins as LUKS does.
+    #[error("not a LUKS device: no LUKS header at its start, no second copy behind it")]
+    NotLuks,
+    /// The header is LUKS version 1.
+    #[error("the header is LUKS version 1, not 2")]
+    Luks1,
+    /// There is a header, but no copy of it is valid.
+    #[error("no valid LUKS2 header: primary copy: {}; secondary copy: {}", health.primary, health.secondary)]
+    NoValidCopy {
+        /// What is wrong with each copy.
+        health: Box<Health>,
+    },
+    /// Metadata that breaks a rule was about to be used or written.
+    #[error("invalid LUKS2 metadata: {0}")]
+    Invalid(Violation),
+    /// The header on disk changed since it was read.
+    #[error("the header on disk changed since it was read (it was at sequence number {seqid}); nothing was written")]
+    ConcurrentUpdate {
+        /// The sequence number that was read.
+        seqid: u64,
+    },
+    /// A write of this header failed half-way; the copy in memory is not to be trusted.
+    #[error("an earlier write of this header failed; reopen the container before changing it")]
+    Poisoned,
+    /// The place of a broken copy carries another format's signature.
+    #[error("ambiguous signature: the place of the broken {position} copy holds {signature} at {offset}; nothing written")]
+    AmbiguousSignature {
+        /// Which copy is broken.
+        position: crate::copy::Position,
+        /// The other format.
+        signature: &'static str,
+        /// Where its signature stands.
+        offset: Bytes,
+    },
+    /// A key derivation asks for more than the limits allow, or for less than the function needs.
+    #[error("key derivation {parameter} is {value}, allowed are {min} to {max}")]
+    KdfLimit {
+        /// Which cost.
+        parameter: &'static str,
+        /// What the header asks for.
+        value: u64,
+        /// The least.
+        min: u64,
+        /// The most.
+        max: u64,
+    },
+    /// A key derivation needs more memory than is available.
+    #[error("key derivation needs {needed}, available are {available}")]
+    Memory {
+        /// What it needs.
+        needed: Bytes,
+        /// What there is.
+        available: Bytes,
+    },
+    /// A salt is not 32 bytes of base64.
+    #[error("salt is {}, must be 32 bytes", len_bytes.map_or("no base64".to_owned(), |len| format!("{len} bytes")))]
+    Salt {
+        /// Its length, if it is base64 at all.
+        len_bytes: Option<usize>,
+    },
+    /// The metadata names a key derivation function this crate does not know.
+    #[error("unknown key derivation function {type_name:?}")]
+    UnknownKdf {
+        /// Its name.
+        type_name: String,
+    },
+    /// Argon2 refused its parameters.
+    #[error("Argon2 refused: {reason}")]
+    Argon2 {
+        /// What it said.
+        reason: argon2::Error,
+    },
+    /// Threads for a key derivation cannot be started.
+    #[error("cannot start {count} threads: {reason}")]
+    Threads {
+        /// How many were asked for.
+        count: usize,
+        /// What the system said.
+        reason: String,
+    },
+    /// Anti-forensic material is shorter than its key needs.
+    #[error("anti-forensic material is {len_bytes} bytes, a key of {key_len_bytes} bytes needs more")]
+    StripesShort {
+        /// Length of the key.
+        key_len_bytes: usize,
+        /// Length of the material.
+        len_bytes: usize,
+    },
+    /// The metadata names a hash this crate does not know.
+    #[error("unknown hash {name:?}")]
+    UnknownHash {
+        /// Its name.
+        name: String,
+    },
+}
+
+impl From<Violation> for Error {
+    fn from(violation: Violation) -> Error {
+        Error::Invalid(violation)
+    }
+    /// A hash that this crate does not know.
+    #[error("hash {name:?} is not known")]
+    UnknownHash {
+        /// Its name in the metadata, cut to 80 characters.
+        name: String,
+    },
+    /// A key derivation function that this crate does not know.
+    #[error("key derivation function {type_name:?} is not known")]
+    UnknownKdf {
+        /// Its name in the metadata.
+        type_name: String,
+    },
+    /// A key derivation's cost is out of bounds; no work was done.
+    #[error("key derivation: {parameter} is {value}, allowed are {min} to {max}")]
+    KdfLimit {
+        /// Which cost.
+        parameter: &'static str,
+        /// What was demanded.
+        value: u64,
+        /// The least allowed.
+        min: u64,
+        /// The most allowed.
+        max: u64,
+    },
+    /// A key derivation needs more memory than can be had; none was taken.
+    #[error("key derivation needs {needed} of memory, {available} is available")]
+    Memory {
+        /// What it needs.
+        needed: Bytes,
+        /// What this process can take now.
+        available: Bytes,
+    },
+    /// A cost that only Argon2 has was given for PBKDF2.
+    #[error("PBKDF2 takes no {parameter}")]
+    KdfParameter {
+        /// Which cost.
+        parameter: &'static str,
+    },
+    /// The machine's speed could not be measured.
+    #[error("cannot measure the speed of {what} on this machine; force its cost instead")]
+    Calibration {
+        /// Which function.
+        what: &'static str,
+    },
+    /// Argon2 refused its parameters.
+    #[error("Argon2: {reason}")]
+    Argon2 {
+        /// Why.
+        reason: argon2::Error,
+    },
+    /// No threads for Argon2's lanes.
+    #[error("cannot start {count} threads: {reason}")]
+    Threads {
+        /// How many were needed.
+        count: u32,
+        /// What the system said.
+        reason: String,
+    },
+    /// A salt that is not base64 of 32 bytes.
+    #[error("the salt is not base64 of 32 bytes{}", match len_bytes { Some(len) => format!(" but of {len}"), None => String::new() })]
+    Salt {
+        /// Its length, if it is base64.
+        len_bytes: Option<usize>,
+    },
+    /// Split key material that is too short for its key.
+    #[error("{len_bytes} bytes are too few for 4000 stripes of {key_len_bytes} bytes")]
+    StripesShort {
+        /// Length of the key.
+        key_len_bytes: usize,
+        /// Length of the material.
+        len_bytes: usize,
+    },
+    /// A keyslot is not one that a passphrase opens.
+    #[error("keyslot type {type_name:?} is not opened by a passphrase")]
+    KeyslotType {
+        /// Its type.
+        type_name: String,
+    },
+    /// A keyslot's area cannot be used.
+    #[error("keyslot area at {offset} of {size}: {problem}")]
+    KeyslotArea {
+        /// Where the area starts.
+        offset: Bytes,
+        /// Its declared size.
+        size: Bytes,
+        /// What is wrong.
+        problem: &'static str,
+    },
+    /// A cipher cannot be used.
+    #[error(transparent)]
+    Cipher(#[from] dmcrypt::CipherError),
+    /// A key of the wrong length.
+    #[error("a key of {got_bytes} bytes where {expected_bytes} are needed")]
+    KeySize {
+        /// The length needed.
+        expected_bytes: usize,
+        /// The length given.
+        got_bytes: usize,
+    },
+    /// A digest cannot judge any key.
+    #[error("digest{}: {problem}", match digest { Some(id) => format!(" {id}"), None => String::new() })]
+    DigestUnusable {
+        /// Which one; `None` for one that was about to be made.
+        digest: Option<crate::metadata::DigestId>,
+        /// What is wrong.
+        problem: &'static str,
+    },
+    /// There is no such digest.
+    #[error("there is no digest {digest}")]
+    DigestMissing {
+        /// The id asked for.
+        digest: crate::metadata::DigestId,
+    },
+    /// A key is not the one that the digest stands for.
+    #[error("the key does not match digest {digest}")]
+    KeyRefused {
+        /// The digest.
+        digest: crate::metadata::DigestId,
+    },
+    /// There is no such keyslot.
+    #[error("No usable keyslot is available: there is no keyslot {keyslot}")]
+    KeyslotMissing {
+        /// The id asked for.
+        keyslot: crate::metadata::KeyslotId,
+    },
+    /// The keyslot asked for holds the key of something else.
+    #[error("keyslot {keyslot} does not hold a key for this segment")]
+    KeyslotUnbound {
+        /// The id asked for.
+        keyslot: crate::metadata::KeyslotId,
+    },
+    /// The passphrase opens none of the keyslots that were tried: it is wrong.
+    #[error("No key available with this passphrase.{}", crate::unlock::list_broken(broken))]
+    NoKey {
+        /// Keyslots that were tried to the end.
+        tried: Vec<crate::metadata::KeyslotId>,
+        /// Keyslots that could not be tried.
+        broken: Vec<crate::unlock::Broken>,
+    },
+    /// Not one keyslot could be tried, so nothing is known of the passphrase.
+    #[error("No usable keyslot is available.{}", crate::unlock::list_broken(broken))]
+    NoUsableKeyslot {
+        /// Keyslots that could not be tried.
+        broken: Vec<crate::unlock::Broken>,
+    },
+    /// A keyslot that was just written does not give the key back.
+    #[error("keyslot {keyslot} was written but does not give its key back: the device lost or changed the write")]
+    NotProven {
+        /// The keyslot.
+        keyslot: crate::metadata::KeyslotId,
+    },
+}

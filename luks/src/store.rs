@@ -1,0 +1,53 @@
+//! [`HeaderStore`]: where a header stands. Block I/O and a lock that keeps two programs from changing it at once.
+//!
+//! Source: format notes 1.7. This crate makes no system calls, so the lock comes in through this trait; a file takes it
+//! as cryptsetup does, memory has nothing to lock.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use block::{BlockIo, MemDisk};
+
+use crate::error::Error;
+
+/// Whether others may hold the lock too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LockMode {
+    /// To read the header.
+    Shared,
+    /// To write the header.
+    Exclusive,
+}
+
+/// A disk with a metadata lock.
+pub trait HeaderStore: BlockIo {
+    /// Holds the lock until it is dropped.
+    type Guard;
+
+    /// Take the metadata lock, or fail once `wait` is over. The lock is not re-entrant.
+    fn lock(&self, mode: LockMode, wait: Duration) -> Result<Self::Guard, Error>;
+}
+
+impl HeaderStore for MemDisk {
+    type Guard = ();
+
+    fn lock(&self, _mode: LockMode, _wait: Duration) -> Result<(), Error> {
+        Ok(())
+    }
+}
+
+impl<S: HeaderStore + ?Sized> HeaderStore for Arc<S> {
+    type Guard = S::Guard;
+
+    fn lock(&self, mode: LockMode, wait: Duration) -> Result<S::Guard, Error> {
+        (**self).lock(mode, wait)
+    }
+}
+
+impl<S: HeaderStore + ?Sized> HeaderStore for &S {
+    type Guard = S::Guard;
+
+    fn lock(&self, mode: LockMode, wait: Duration) -> Result<S::Guard, Error> {
+        (**self).lock(mode, wait)
+    }
+}
