@@ -1,2 +1,44 @@
-//! Placeholder while the crate is written.
-fn main() {}
+//! `luksbench`: what encryption costs on this machine, always measured against another implementation in one run.
+//!
+//! Machines are shared and GB/s move by a third, so contenders are interleaved in rounds, medians are reported, and the
+//! number to quote is the ratio.
+#![forbid(unsafe_code)]
+#![allow(clippy::print_stdout, clippy::print_stderr)] // a command's output
+
+mod crypto;
+mod rounds;
+mod unlock;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Performance baselines for LUKS2 volumes.
+#[derive(Parser)]
+#[command(name = "luksbench", version, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// AES-256-XTS in memory, one thread: this project's code against the aes and xts-mode crates
+    Crypto(crypto::Args),
+    /// Time to unlock an image: luksctl against cryptsetup, both as processes, with the image's own key derivation
+    Unlock(unlock::Args),
+}
+
+fn main() -> ExitCode {
+    let done = match Cli::parse().verb {
+        Verb::Crypto(args) => crypto::run(&args),
+        Verb::Unlock(args) => unlock::run(&args),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("luksbench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
