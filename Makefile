@@ -1,0 +1,64 @@
+# Entry points. `make help` lists them; tests/setup installs missing Debian packages where a target needs some.
+
+SHELL := /bin/bash
+PREFIX ?= /usr/local
+DESTDIR ?=
+FUZZ_SECONDS ?= 120
+TARGET_DIR := $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),target)
+RELEASE := $(TARGET_DIR)/release
+MAN := $(DESTDIR)$(PREFIX)/share/man/man1
+BASH_COMPLETIONS := $(DESTDIR)$(PREFIX)/share/bash-completion/completions
+ZSH_COMPLETIONS := $(DESTDIR)$(PREFIX)/share/zsh/site-functions
+FISH_COMPLETIONS := $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d
+
+# rustup's folder, and the one where Debian keeps mkfs and cryptsetup.
+export PATH := $(HOME)/.cargo/bin:$(PATH):/usr/local/sbin:/usr/sbin:/sbin
+
+LIBRARIES := -p secret -p block -p dmcrypt -p luks -p export -p dmsetup -p session
+
+.PHONY: help build demo test install fuzz bench-crypto bench-unlock deny doc clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+
+build: ## luksctl and luksbench, release
+	tests/setup build
+	cargo build --release -p luksctl -p luksbench
+
+demo: ## format, open, fill, close, reopen and compare a real volume; cryptsetup checks it
+	tests/demo
+
+test: ## every check and every test
+	tests/setup test
+	tests/run
+
+install: build ## binaries, manual pages and completions under PREFIX (DESTDIR is honoured)
+	install -d $(DESTDIR)$(PREFIX)/bin $(MAN) $(BASH_COMPLETIONS) $(ZSH_COMPLETIONS) $(FISH_COMPLETIONS)
+	install -m 755 $(RELEASE)/luksctl $(RELEASE)/luksbench $(DESTDIR)$(PREFIX)/bin/
+	$(RELEASE)/luksctl generate man $(MAN)
+	$(RELEASE)/luksctl generate completions bash > $(BASH_COMPLETIONS)/luksctl
+	$(RELEASE)/luksctl generate completions zsh > $(ZSH_COMPLETIONS)/_luksctl
+	$(RELEASE)/luksctl generate completions fish > $(FISH_COMPLETIONS)/luksctl.fish
+
+fuzz: ## every fuzz target for FUZZ_SECONDS each
+	tests/setup fuzz
+	tests/fuzz $(FUZZ_SECONDS)
+
+bench-crypto: ## AES-XTS throughput, with the ratio to aes + xts-mode
+	tests/setup build
+	cargo run --release -p luksbench -- crypto
+
+bench-unlock: build ## time to unlock, with the ratio to cryptsetup
+	tests/setup demo
+	tests/bench-unlock $(RELEASE)
+
+deny: ## licences, bans and advisories of the dependencies
+	command -v cargo-deny > /dev/null || cargo install --locked cargo-deny
+	cargo deny check
+
+doc: ## the libraries' documentation; warnings are errors
+	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps $(LIBRARIES)
+
+clean: ## everything that was built
+	cargo clean
+	rm -rf fuzz/target
