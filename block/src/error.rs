@@ -3,6 +3,7 @@
 //! Invariant: the kind alone decides what an exported device answers ([`BlockErrorKind::errno`]); the source is for people.
 
 use crate::Bytes;
+use nix::errno::Errno;
 use std::fmt;
 use std::io;
 
@@ -35,31 +36,29 @@ pub enum BlockErrorKind {
 impl BlockErrorKind {
     /// The Linux error number that an exported device answers with.
     pub fn errno(self) -> i32 {
-        use rustix::io::Errno;
         let errno = match self {
-            BlockErrorKind::NoSpace => Errno::NOSPC,
-            BlockErrorKind::Io | BlockErrorKind::Suspended => Errno::IO,
-            BlockErrorKind::Gone => Errno::NODEV,
-            BlockErrorKind::Integrity => Errno::ILSEQ,
-            BlockErrorKind::OutOfRange | BlockErrorKind::Unaligned => Errno::INVAL,
-            BlockErrorKind::ReadOnly => Errno::ROFS,
-            BlockErrorKind::Unsupported => Errno::OPNOTSUPP,
-            BlockErrorKind::Busy => Errno::BUSY,
+            BlockErrorKind::NoSpace => Errno::ENOSPC,
+            BlockErrorKind::Io | BlockErrorKind::Suspended => Errno::EIO,
+            BlockErrorKind::Gone => Errno::ENODEV,
+            BlockErrorKind::Integrity => Errno::EILSEQ,
+            BlockErrorKind::OutOfRange | BlockErrorKind::Unaligned => Errno::EINVAL,
+            BlockErrorKind::ReadOnly => Errno::EROFS,
+            BlockErrorKind::Unsupported => Errno::EOPNOTSUPP,
+            BlockErrorKind::Busy => Errno::EBUSY,
         };
-        errno.raw_os_error()
+        errno as i32
     }
 
     /// The kind that a Linux error number stands for; everything unknown is [`BlockErrorKind::Io`].
     pub fn from_errno(errno: i32) -> BlockErrorKind {
-        use rustix::io::Errno;
-        match Errno::from_raw_os_error(errno) {
-            Errno::NOSPC | Errno::DQUOT | Errno::FBIG => BlockErrorKind::NoSpace,
-            Errno::NODEV | Errno::NXIO | Errno::NOENT | Errno::NOMEDIUM | Errno::SHUTDOWN => BlockErrorKind::Gone,
-            Errno::ILSEQ => BlockErrorKind::Integrity,
-            Errno::INVAL => BlockErrorKind::Unaligned,
-            Errno::ROFS | Errno::BADF | Errno::PERM | Errno::ACCESS => BlockErrorKind::ReadOnly,
-            Errno::OPNOTSUPP | Errno::NOSYS | Errno::NOTTY => BlockErrorKind::Unsupported,
-            Errno::BUSY | Errno::AGAIN | Errno::TXTBSY => BlockErrorKind::Busy,
+        match Errno::from_raw(errno) {
+            Errno::ENOSPC | Errno::EDQUOT | Errno::EFBIG => BlockErrorKind::NoSpace,
+            Errno::ENODEV | Errno::ENXIO | Errno::ENOENT | Errno::ENOMEDIUM | Errno::ESHUTDOWN => BlockErrorKind::Gone,
+            Errno::EILSEQ => BlockErrorKind::Integrity,
+            Errno::EINVAL => BlockErrorKind::Unaligned,
+            Errno::EROFS | Errno::EBADF | Errno::EPERM | Errno::EACCES => BlockErrorKind::ReadOnly,
+            Errno::EOPNOTSUPP | Errno::ENOSYS | Errno::ENOTTY => BlockErrorKind::Unsupported,
+            Errno::EBUSY | Errno::EAGAIN | Errno::ETXTBSY => BlockErrorKind::Busy,
             _ => BlockErrorKind::Io,
         }
     }

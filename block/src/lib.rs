@@ -6,15 +6,26 @@
 
 #![forbid(unsafe_code)]
 
+mod aligned;
+mod byte_view;
 mod chunks;
 mod error;
+pub mod fault;
+mod file;
 mod io;
+mod lock;
 mod memory;
+mod range_lock;
+pub mod signature;
 mod units;
 mod window;
 
+pub use aligned::{AlignedBuf, BUFFER_ALIGNMENT_BYTES, BufferPool, PooledBuf};
+pub use byte_view::{ByteView, zero_fill};
 pub use error::{BlockError, BlockErrorKind};
+pub use file::{Direct, FileDisk, OpenMode};
 pub use io::{BlockIo, Geometry};
+pub use lock::{LockError, MetadataLock, UseLock};
 pub use memory::MemDisk;
 pub use units::{Bytes, SECTOR_BYTES, Sectors};
 pub use window::Window;

@@ -46,9 +46,15 @@ impl MemDisk {
         MemDisk { body: RwLock::new(Body { chunks, geometry }) }
     }
 
+    /// The content, shared until either side writes, and the geometry.
+    pub(crate) fn parts(&self) -> (Chunks, Geometry) {
+        self.read_body(|body| (body.chunks.clone(), body.geometry))
+    }
+
     /// A second disk with the same content now; each then goes its own way.
     pub fn snapshot(&self) -> MemDisk {
-        self.read_body(|body| MemDisk::from_parts(body.chunks.clone(), body.geometry))
+        let (chunks, geometry) = self.parts();
+        MemDisk::from_parts(chunks, geometry)
     }
 
     /// Grows or shrinks the disk; new bytes read as zeros.
