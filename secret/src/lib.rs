@@ -10,17 +10,25 @@
 
 #![deny(unsafe_code)]
 
+mod descriptor;
 mod error;
+mod key_file;
 #[allow(unsafe_code)] // The one wrapper around mmap, madvise and mlock.
 mod pages;
+mod prompt;
 mod provider;
+mod reading;
 mod scrub;
 mod secret;
 mod sheltered;
 
+pub use descriptor::{KeyDescriptor, LineSource};
 pub use error::{KeySourceError, SecretError};
+pub use key_file::KeyFile;
 pub use pages::Locked;
+pub use prompt::{Prompt, TYPED_LIMIT_BYTES};
 pub use provider::{KeyProvider, KeyRequest, Purpose};
+pub use reading::KEY_LIMIT_BYTES;
 pub use scrub::{SCRUB_BYTES, scrubbed};
 pub use secret::Secret;
 pub use sheltered::Sheltered;
