@@ -79,7 +79,7 @@ impl Bytes {
 
     /// Whether the number is a multiple of `unit`. Everything is a multiple of zero bytes only if it is zero.
     pub const fn is_multiple_of(self, unit: Bytes) -> bool {
-        if unit.0 == 0 { self.0 == 0 } else { self.0 % unit.0 == 0 }
+        if unit.0 == 0 { self.0 == 0 } else { self.0.is_multiple_of(unit.0) }
     }
 
     /// The largest multiple of `unit` that is not larger; the number itself when `unit` is zero.
@@ -89,7 +89,7 @@ impl Bytes {
 
     /// The smallest multiple of `unit` that is not smaller; `None` on overflow.
     pub const fn round_up(self, unit: Bytes) -> Option<Bytes> {
-        if unit.0 == 0 || self.0 % unit.0 == 0 {
+        if unit.0 == 0 || self.0.is_multiple_of(unit.0) {
             return Some(self);
         }
         self.round_down(unit).checked_add(unit)
@@ -102,7 +102,7 @@ impl Sectors {
 
     /// The whole sectors in `bytes`; `None` unless it is a multiple of 512.
     pub const fn from_bytes(bytes: Bytes) -> Option<Sectors> {
-        if bytes.0 % SECTOR_BYTES == 0 { Some(Sectors(bytes.0 / SECTOR_BYTES)) } else { None }
+        if bytes.0.is_multiple_of(SECTOR_BYTES) { Some(Sectors(bytes.0 / SECTOR_BYTES)) } else { None }
     }
 
     /// The bytes in these sectors; `None` on overflow.

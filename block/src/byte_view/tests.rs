@@ -1,5 +1,7 @@
 //! [`super::ByteView`] against a plain vector, alone and with threads, on 512- and 4096-byte blocks.
 
+#![allow(clippy::cast_possible_truncation)] // Sizes here are small.
+
 use super::*;
 use crate::{Geometry, MemDisk};
 use proptest::prelude::*;

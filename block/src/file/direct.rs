@@ -133,7 +133,7 @@ impl Alignment {
         let block = Bytes(u64::from(self.offset_bytes));
         offset.is_multiple_of(block)
             && Bytes::from_len(buf.len()).is_multiple_of(block)
-            && buf.as_ptr().addr() % (self.memory_bytes as usize) == 0
+            && buf.as_ptr().addr().is_multiple_of(self.memory_bytes as usize)
     }
 }
 

@@ -1,5 +1,7 @@
 //! The fault model of [`super::PowerCutDisk`], clause by clause.
 
+#![allow(clippy::cast_possible_truncation)] // Sizes here are small.
+
 use super::*;
 
 const SEEDS: std::ops::Range<u64> = 0..300;
@@ -118,10 +120,10 @@ fn a_lying_flush_and_a_lying_fua_lose_bytes() {
 fn the_same_seed_gives_the_same_cut_and_a_cut_of_256_mib_is_cheap() {
     let disk = PowerCutDisk::new(Bytes::from_mib(256));
     for number in 0..256_u64 {
-        disk.write_at(Bytes::from_mib(number), &[number as u8; 65536], false).unwrap();
+        disk.write_at(Bytes::from_mib(number), &vec![number as u8; 65536], false).unwrap();
     }
     disk.flush().unwrap();
-    disk.write_at(Bytes(0), &[255; 65536], false).unwrap();
+    disk.write_at(Bytes(0), &vec![255; 65536], false).unwrap();
     let (first, second) = (disk.cut(42), disk.cut(42));
     let mut pair = (vec![0; 65536], vec![0; 65536]);
     first.read_at(Bytes(0), &mut pair.0).unwrap();
