@@ -3,6 +3,8 @@
 #![allow(clippy::print_stderr)]
 
 pub mod bins;
+pub mod ledger;
+pub mod memory;
 pub mod rig;
 pub mod skip;
 
