@@ -31,6 +31,10 @@ pub enum BlockErrorKind {
     Unsupported,
     /// Somebody else holds the disk.
     Busy,
+    /// A file that was to be created is there already.
+    Exists,
+    /// The system refuses access: permissions.
+    Denied,
 }
 
 impl BlockErrorKind {
@@ -45,6 +49,8 @@ impl BlockErrorKind {
             BlockErrorKind::ReadOnly => Errno::EROFS,
             BlockErrorKind::Unsupported => Errno::EOPNOTSUPP,
             BlockErrorKind::Busy => Errno::EBUSY,
+            BlockErrorKind::Exists => Errno::EEXIST,
+            BlockErrorKind::Denied => Errno::EACCES,
         };
         errno as i32
     }
@@ -56,7 +62,9 @@ impl BlockErrorKind {
             Errno::ENODEV | Errno::ENXIO | Errno::ENOENT | Errno::ENOMEDIUM | Errno::ESHUTDOWN => BlockErrorKind::Gone,
             Errno::EILSEQ => BlockErrorKind::Integrity,
             Errno::EINVAL => BlockErrorKind::Unaligned,
-            Errno::EROFS | Errno::EBADF | Errno::EPERM | Errno::EACCES => BlockErrorKind::ReadOnly,
+            Errno::EROFS | Errno::EBADF => BlockErrorKind::ReadOnly,
+            Errno::EPERM | Errno::EACCES => BlockErrorKind::Denied,
+            Errno::EEXIST => BlockErrorKind::Exists,
             Errno::EOPNOTSUPP | Errno::ENOSYS | Errno::ENOTTY => BlockErrorKind::Unsupported,
             Errno::EBUSY | Errno::EAGAIN | Errno::ETXTBSY => BlockErrorKind::Busy,
             _ => BlockErrorKind::Io,
@@ -75,6 +83,8 @@ impl BlockErrorKind {
             BlockErrorKind::ReadOnly => "the disk is read-only",
             BlockErrorKind::Unsupported => "not supported by the disk",
             BlockErrorKind::Busy => "in use by somebody else",
+            BlockErrorKind::Exists => "there is such a file already",
+            BlockErrorKind::Denied => "access is denied",
         }
     }
 }

@@ -386,3 +386,6 @@ fn open_error(errno: Errno) -> BlockError {
 fn device_is_read_only((major, minor): (u32, u32)) -> bool {
     std::fs::read_to_string(format!("/sys/dev/block/{major}:{minor}/ro")).is_ok_and(|text| text.trim() == "1")
 }
+
+#[cfg(test)]
+mod tests;

@@ -94,3 +94,6 @@ fn set_ofd_lock(disk: &FileDisk, kind: libc::c_int) -> Result<(), Errno> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,6 +3,8 @@
 //! Without the test harness (`harness = false`): the process that is asked must have one thread only, as `luksctl` has
 //! when it asks. The parent plays the person at the terminal; the child, this same program, is asked and killed.
 
+#![allow(clippy::unwrap_used, clippy::print_stdout)] // A test, which clippy cannot see without the harness.
+
 use nix::pty::openpty;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::termios::{LocalFlags, tcgetattr};

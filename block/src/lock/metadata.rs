@@ -210,3 +210,6 @@ impl Drop for LockFile {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
