@@ -8,8 +8,10 @@
 use crate::range_lock::{Claim, RangeLock, write_claims};
 use crate::{BlockError, BlockErrorKind, BlockIo, BufferPool, Bytes};
 
-/// Bytes moved per piece of a partial or zeroing request.
+/// Bytes written per piece where zeros must be written.
 const PIECE_BYTES: usize = 1 << 20;
+/// Capacity of a kept buffer: one block, of the largest size that Linux has for a device.
+const BUFFER_BYTES: usize = 64 << 10;
 
 /// Reads and writes any byte range of a disk.
 pub struct ByteView<D: BlockIo> {
@@ -44,12 +46,17 @@ impl Cut {
 impl<D: BlockIo> ByteView<D> {
     /// A view of `disk`, which nobody else writes from now on.
     pub fn new(disk: D) -> ByteView<D> {
-        ByteView { disk, ranges: RangeLock::default(), buffers: BufferPool::new(PIECE_BYTES) }
+        ByteView { disk, ranges: RangeLock::default(), buffers: BufferPool::new(BUFFER_BYTES) }
     }
 
     /// The disk below.
     pub fn disk(&self) -> &D {
         &self.disk
+    }
+
+    /// Allocates the buffers of `count` concurrent requests now, so that none is allocated under memory pressure.
+    pub fn reserve_buffers(&self, count: usize) {
+        self.buffers.fill(count);
     }
 
     /// How many bytes there are: the whole blocks of the disk.

@@ -156,6 +156,14 @@ impl FileDisk {
         self.shared.direct.is_some()
     }
 
+    /// Allocates the bounce buffers of `count` concurrent requests now, so that none is allocated under memory pressure.
+    /// Through the page cache there are none.
+    pub fn reserve_buffers(&self, count: usize) {
+        if self.is_direct() {
+            self.shared.bounce.fill(count);
+        }
+    }
+
     /// Device and inode number of the file, or of the device's node.
     pub fn identity(&self) -> (u64, u64) {
         self.shared.identity
