@@ -10,6 +10,6 @@ mod ioctl;
 pub mod loop_device;
 
 pub use loop_device::{
-    LoopDevice, LoopError, LoopInfo, LoopOptions, attach, detach, detach_within, find_by_backing, info, is_busy,
-    set_capacity,
+    LoopDevice, LoopError, LoopInfo, LoopOptions, attach, attached, detach, detach_within, find_by_backing, info,
+    is_busy, set_capacity,
 };

@@ -28,7 +28,7 @@ const CONTROL: &str = "/dev/loop-control";
 const SYSFS: &str = "/sys/block";
 /// Times another process may win the race for a free device before we give up.
 const ATTACH_ATTEMPTS: u32 = 64;
-/// Loop devices looked at by [`find_by_backing`]; the driver itself allows 2^20.
+/// Loop devices looked at by [`attached`]; the driver itself allows 2^20.
 const MAX_SCANNED: usize = 65536;
 const POLL_INTERVAL: Duration = Duration::from_millis(2);
 const DETACH_DEADLINE: Duration = Duration::from_secs(10);
@@ -243,20 +243,25 @@ pub fn detach_within(path: &Path, deadline: Duration) -> Result<(), LoopError> {
 /// Every loop device whose backing file has these device and inode numbers (`st_dev`, `st_ino`), whatever its path.
 ///
 /// # Errors
-/// [`LoopError::Io`] if `/sys/block` or a device cannot be read.
+/// As [`attached`].
 pub fn find_by_backing(dev: u64, ino: u64) -> Result<Vec<LoopInfo>, LoopError> {
+    let mut found = attached()?;
+    found.retain(|info| (info.device, info.inode) == (dev, ino));
+    Ok(found)
+}
+
+/// Every attached loop device, by number.
+///
+/// # Errors
+/// [`LoopError::Io`] if `/sys/block` or a device cannot be read.
+pub fn attached() -> Result<Vec<LoopInfo>, LoopError> {
     let mut found = Vec::new();
     let entries = std::fs::read_dir(SYSFS).map_err(io_error("list", Path::new(SYSFS)))?;
     for entry in entries.take(MAX_SCANNED) {
         let entry = entry.map_err(io_error("list", Path::new(SYSFS)))?;
         let name = entry.file_name();
-        if !is_loop_name(&name) || !entry.path().join("loop").exists() {
-            continue;
-        }
-        if let Some(info) = current(&Path::new("/dev").join(&name))? {
-            if (info.device, info.inode) == (dev, ino) {
-                found.push(info);
-            }
+        if is_loop_name(&name) && entry.path().join("loop").exists() {
+            found.extend(current(&Path::new("/dev").join(&name))?);
         }
     }
     found.sort_by_key(|info| info.number);
