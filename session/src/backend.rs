@@ -1,0 +1,184 @@
+//! How an open volume becomes a device: a file below FUSE, and for root a loop device on that file.
+//!
+//! Invariant: a backend is there whole or not at all; [`Backend::stop`] refuses a device in use and leaves it working.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use block::{BlockErrorKind, BlockIo};
+use export::fuse::{ExportError, FuseExport, FuseOptions, serve};
+
+use crate::run_dir::Entry;
+use crate::{Failure, FailureKind, busy};
+
+/// Name of the file below FUSE.
+const DISK_FILE: &str = "disk";
+
+/// What the device is to be like.
+pub(crate) struct BackendOptions {
+    pub(crate) read_only: bool,
+    pub(crate) threads: usize,
+    pub(crate) no_loop: bool,
+}
+
+/// A device in service.
+pub(crate) struct Backend {
+    export: FuseExport,
+    loop_device: Option<PathBuf>,
+}
+
+impl Backend {
+    /// Mounts the export of `disk` and attaches a loop device where this build, this user and the options allow one.
+    pub(crate) fn start<B: BlockIo + 'static>(
+        entry: &Entry,
+        disk: &Arc<B>,
+        options: &BackendOptions,
+    ) -> Result<Backend, Failure> {
+        let folder = entry.fuse_folder();
+        match std::fs::create_dir(&folder) {
+            Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+                return Err(Failure::new(FailureKind::System, format!("cannot make {}: {error}", folder.display())));
+            }
+            _ => {}
+        }
+        let fuse_options = FuseOptions {
+            file_name: DISK_FILE.to_owned(),
+            threads: options.threads,
+            read_only: options.read_only,
+            fs_name: format!("luksctl:{}", entry.name),
+            ..FuseOptions::default()
+        };
+        let export = serve(Arc::clone(disk), &folder, &fuse_options).map_err(|error| fuse_failure(&error))?;
+        let loop_device = if options.no_loop {
+            None
+        } else {
+            attach(export.file_path(), options.read_only, disk.geometry().logical_block).inspect_err(|_| {
+                if let Err(error) = export.unmount() {
+                    log::error!("{error}");
+                }
+            })?
+        };
+        Ok(Backend { export, loop_device })
+    }
+
+    /// The device to use.
+    pub(crate) fn device(&self) -> &Path {
+        self.loop_device.as_deref().unwrap_or_else(|| self.export.file_path())
+    }
+
+    pub(crate) fn name(&self) -> &'static str {
+        if self.loop_device.is_some() { "loop over fuse" } else { "fuse" }
+    }
+
+    /// Whether somebody unmounted the export behind our back.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.export.has_ended()
+    }
+
+    /// Who uses the device, in words; empty if nobody does.
+    pub(crate) fn users(&self) -> Vec<String> {
+        let mut users = busy::users(self.device(), None);
+        if let Some(device) = &self.loop_device {
+            users.extend(busy::users(self.export.file_path(), Some(device)));
+            if users.is_empty() && is_held(device) {
+                users.push("mounted or held exclusively (in another mount namespace?)".to_owned());
+            }
+        }
+        users
+    }
+
+    /// Takes the device away and waits until it is gone. `Ok(Some)` tells which writes were lost on the way.
+    pub(crate) fn stop(&mut self) -> Result<Option<String>, Failure> {
+        if let Some(device) = &self.loop_device {
+            detach(device)?;
+            self.loop_device = None;
+        }
+        match self.export.unmount() {
+            Ok(()) => Ok(None),
+            Err(ExportError::FinalFlush { source, .. }) if source.kind == BlockErrorKind::Suspended => Ok(None),
+            Err(error @ ExportError::FinalFlush { .. }) => Ok(Some(error.to_string())),
+            Err(error @ ExportError::Busy { .. }) => Err(Failure::new(FailureKind::Busy, error.to_string())),
+            // The connection is over, so nothing can reach the disk any more; how it ended is for the log.
+            Err(error @ ExportError::Session { .. }) => {
+                log::warn!("{error}");
+                Ok(None)
+            }
+            Err(error) => Err(Failure::new(FailureKind::Fuse, error.to_string())),
+        }
+    }
+}
+
+fn fuse_failure(error: &ExportError) -> Failure {
+    let what = match error {
+        ExportError::Mount { source, .. } => match source.raw_os_error() {
+            Some(libc::ENOENT | libc::ENODEV | libc::ENXIO) if !Path::new("/dev/fuse").exists() => {
+                ": there is no /dev/fuse (load the module `fuse`, or start the container with --device /dev/fuse)"
+            }
+            Some(libc::ENOENT) if !rustix::process::geteuid().is_root() => {
+                ": fusermount3 was not found (package fuse3)"
+            }
+            Some(libc::EACCES | libc::EPERM) => {
+                ": this user may not use FUSE (see the permissions of /dev/fuse, and package fuse3)"
+            }
+            _ => "",
+        },
+        _ => "",
+    };
+    Failure::new(FailureKind::Fuse, format!("{error}{what}"))
+}
+
+#[cfg(feature = "loop")]
+fn attach(file: &Path, read_only: bool, block_size_bytes: u32) -> Result<Option<PathBuf>, Failure> {
+    use dmsetup::{LoopError, LoopOptions};
+    if !rustix::process::geteuid().is_root() {
+        return Ok(None);
+    }
+    // Not autoclear: the server would have to hold the device open, and a killed server that closes its own device
+    // waits for ever for writes that only it could have served.
+    let mut options = LoopOptions { read_only, direct_io: true, block_size: block_size_bytes, autoclear: false };
+    let mut attached = dmsetup::attach(file, &options);
+    if let Err(LoopError::Refused { option, reason, .. }) = &attached {
+        // The file below has no cache of its own, so nothing is cached twice without it.
+        log::warn!("loop device without {option}: {reason}");
+        options.direct_io = false;
+        attached = dmsetup::attach(file, &options);
+    }
+    match attached {
+        Ok(device) => Ok(Some(device.path().to_path_buf())),
+        Err(error @ LoopError::NoDriver) => {
+            log::warn!("{error}: the volume stays a file");
+            Ok(None)
+        }
+        Err(error) => Err(Failure::new(FailureKind::Loop, error.to_string())),
+    }
+}
+
+#[cfg(not(feature = "loop"))]
+fn attach(_file: &Path, _read_only: bool, _block_size_bytes: u32) -> Result<Option<PathBuf>, Failure> {
+    Ok(None)
+}
+
+#[cfg(feature = "loop")]
+fn is_held(device: &Path) -> bool {
+    dmsetup::is_busy(device).unwrap_or(false)
+}
+
+#[cfg(not(feature = "loop"))]
+fn is_held(_device: &Path) -> bool {
+    false
+}
+
+#[cfg(feature = "loop")]
+fn detach(device: &Path) -> Result<(), Failure> {
+    use dmsetup::LoopError;
+    match dmsetup::detach(device) {
+        Ok(()) => Ok(()),
+        Err(error @ LoopError::Busy { .. }) => Err(Failure::new(FailureKind::Busy, error.to_string())),
+        Err(error) => Err(Failure::new(FailureKind::Loop, error.to_string())),
+    }
+}
+
+#[cfg(not(feature = "loop"))]
+fn detach(device: &Path) -> Result<(), Failure> {
+    Err(Failure::new(FailureKind::Loop, format!("{} was not attached by this build", device.display())))
+}

@@ -1,0 +1,113 @@
+//! Who uses an exported disk: mounts, other loop devices, processes that have it open.
+//!
+//! Names are for people. What really refuses is the kernel: an exclusive open of the loop device, an unmount that is not
+//! lazy. Without these names the refusal would only say "busy".
+
+use std::path::{Path, PathBuf};
+
+use crate::mount_table;
+
+/// Processes and descriptors looked at.
+const PROCESSES_MAX: usize = 1 << 16;
+const DESCRIPTORS_MAX: usize = 1 << 14;
+/// Users that are named.
+const NAMED_MAX: usize = 4;
+
+/// What uses `device` (a loop device of ours, or the disk file below FUSE), in words; empty if nothing that can be seen.
+pub(crate) fn users(device: &Path, ours: Option<&Path>) -> Vec<String> {
+    let mut users = mounted(device);
+    for other in loops_on(device) {
+        if Some(other.as_path()) == ours {
+            continue;
+        }
+        let points = mounted(&other);
+        users.push(format!("{} is attached to it", other.display()));
+        users.extend(points);
+    }
+    for holder in holders(device) {
+        users.push(format!("{holder} is stacked on it"));
+    }
+    users.extend(openers(device));
+    users.truncate(NAMED_MAX);
+    users
+}
+
+fn mounted(device: &Path) -> Vec<String> {
+    let points = mount_table::points_of_device(device).unwrap_or_default();
+    points.iter().map(|point| format!("mounted on {}", point.display())).collect()
+}
+
+/// The loop devices whose backing file has this path. The text is compared: a dead FUSE file cannot be asked for its inode.
+pub(crate) fn loops_on(file: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/sys/block").into_iter().flatten().flatten() {
+        let backing = std::fs::read_to_string(entry.path().join("loop/backing_file")).unwrap_or_default();
+        if Path::new(backing.trim_end_matches('\n')) == file {
+            found.push(Path::new("/dev").join(entry.file_name()));
+        }
+    }
+    found.sort();
+    found
+}
+
+fn holders(device: &Path) -> Vec<String> {
+    let Some(name) = device.file_name() else {
+        return Vec::new();
+    };
+    let folder = Path::new("/sys/block").join(name).join("holders");
+    std::fs::read_dir(folder)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|holder| format!("/dev/{}", holder.file_name().to_string_lossy()))
+        .collect()
+}
+
+/// Processes other than this one that have `file` open, as far as this user may see.
+fn openers(file: &Path) -> Vec<String> {
+    let own = rustix::process::getpid().as_raw_nonzero().get();
+    opener_pids(file).into_iter().filter(|pid| *pid != own).map(describe).collect()
+}
+
+fn describe(pid: i32) -> String {
+    let command = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    format!("opened by {} (process {pid})", command.trim())
+}
+
+/// Ids of the processes that have `file` open, as far as this user may see.
+pub(crate) fn opener_pids(file: &Path) -> Vec<i32> {
+    let mut pids = Vec::new();
+    for process in std::fs::read_dir("/proc").into_iter().flatten().flatten().take(PROCESSES_MAX) {
+        let Some(pid) = process.file_name().to_str().and_then(|name| name.parse().ok()) else {
+            continue;
+        };
+        let descriptors = std::fs::read_dir(process.path().join("fd")).into_iter().flatten().flatten();
+        let has_it = |descriptor: std::fs::DirEntry| std::fs::read_link(descriptor.path()).is_ok_and(|to| to == file);
+        if descriptors.take(DESCRIPTORS_MAX).any(has_it) {
+            pids.push(pid);
+        }
+    }
+    pids
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_open_in_another_process_is_named_with_its_process() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().canonicalize().unwrap().join("disk");
+        std::fs::write(&path, b"x").unwrap();
+        assert!(users(&path, None).is_empty());
+        let ours = std::fs::File::open(&path).unwrap();
+        assert!(users(&path, None).is_empty(), "this process does not count");
+        let mut child = std::process::Command::new("sleep").arg("30").stdin(ours).spawn().unwrap();
+        let named = users(&path, None);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        // Between fork and exec the child still has our name.
+        assert_eq!(named.len(), 1, "{named:?}");
+        assert!(named[0].contains(&format!("process {}", child.id())), "{named:?}");
+    }
+}

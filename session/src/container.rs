@@ -1,0 +1,199 @@
+//! The container behind a server's volume: opened and locked, unlocked on a scrubbed stack, recognised again on resume.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use block::{Direct, FileDisk, LockError, OpenMode, UseLock};
+use luks::metadata::KeyslotId;
+use luks::{Container, Error, Header, Limits, Purpose, SegmentMap, UnlockRequest, Volume, VolumeKey};
+use secret::Secret;
+
+use crate::protocol::UnlockOrder;
+use crate::{Failure, FailureKind, SystemEnv};
+
+/// Stack of the thread that unlocks: key derivations keep their memory on the heap.
+const UNLOCK_STACK_BYTES: usize = 1 << 20;
+
+type FileContainer = Container<FileDisk, FileDisk>;
+
+/// An image that is open, locked against other users, and has a valid header.
+pub(crate) struct Prepared {
+    container: FileContainer,
+    order: UnlockOrder,
+    use_lock: UseLock,
+}
+
+/// What is known of an unlocked volume.
+pub(crate) struct Facts {
+    pub(crate) uuid: String,
+    pub(crate) keyslot: Option<u32>,
+    pub(crate) cipher: Option<String>,
+    pub(crate) key_size_bits: u32,
+    pub(crate) sector_size_bytes: Option<u32>,
+}
+
+/// An unlocked volume, with what it takes to recognise it again.
+pub(crate) struct Opened {
+    pub(crate) volume: Arc<Volume<FileDisk>>,
+    pub(crate) facts: Facts,
+    pub(crate) read_only: bool,
+    mark: Mark,
+    order: UnlockOrder,
+    data: FileDisk,
+    _use_lock: UseLock,
+}
+
+/// What makes a volume the same after a suspend: its UUID and the very digest that had accepted its key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Mark {
+    uuid: String,
+    digest: u32,
+    salt: Option<String>,
+    value: Option<String>,
+}
+
+impl Mark {
+    fn of(header: &Header, key: &VolumeKey) -> Mark {
+        let digest = header.metadata().digests.get(key.digest());
+        Mark {
+            uuid: header.uuid(),
+            digest: key.digest().0,
+            salt: digest.and_then(|digest| digest.salt.clone()),
+            value: digest.and_then(|digest| digest.digest.clone()),
+        }
+    }
+}
+
+impl Prepared {
+    /// Opens and locks the image and reads the header. Refuses an image that something else uses.
+    pub(crate) fn open(order: &UnlockOrder) -> Result<Prepared, Failure> {
+        crate::image::check_not_in_use(&order.image)
+            .map_err(|error| Failure::new(FailureKind::ImageInUse, error.to_string()))?;
+        let data = open_disk(&order.image, order.read_only, Direct::IfPossible)?;
+        let use_lock = data.lock_use(order.read_only).map_err(|error| {
+            let kind = match error {
+                LockError::Busy { .. } => FailureKind::ImageInUse,
+                _ => FailureKind::Image,
+            };
+            Failure::new(kind, error.to_string())
+        })?;
+        let container = container(order, &data)?;
+        if let Some(advice) = container.header().health().advice() {
+            log::warn!("{advice}");
+        }
+        Ok(Prepared { container, order: order.clone(), use_lock })
+    }
+
+    /// Unlocks. A failure gives the prepared image back for another try.
+    pub(crate) fn unlock(self: Box<Self>, passphrase: Secret) -> Result<Opened, (Box<Prepared>, Failure)> {
+        let unlocked = on_scrubbed_thread(|| {
+            let (map, mark, facts) = unlock(&self.container, self.order.keyslot, &passphrase)?;
+            drop(passphrase);
+            Ok((map, mark, facts))
+        });
+        let (map, mark, facts) = match unlocked {
+            Ok(unlocked) => unlocked,
+            Err(failure) => return Err((self, failure)),
+        };
+        let data = self.container.data().clone();
+        let read_only = self.order.read_only;
+        let volume = Arc::new(Volume::new(data.clone(), map, read_only));
+        Ok(Opened { volume, facts, read_only, mark, order: self.order, data, _use_lock: self.use_lock })
+    }
+}
+
+impl Opened {
+    /// Unlocks the suspended volume again, if the header still is that of this volume, and lets I/O go on.
+    pub(crate) fn resume(&self, passphrase: Secret) -> Result<(), Failure> {
+        let container = container(&self.order, &self.data)?;
+        let (map, mark, _) = on_scrubbed_thread(|| {
+            let unlocked = unlock(&container, None, &passphrase)?;
+            drop(passphrase);
+            Ok(unlocked)
+        })?;
+        if mark != self.mark {
+            let what = format!(
+                "{} holds another volume now: UUID {} and digest {}, suspended were {} and {}",
+                self.order.image.display(),
+                mark.uuid,
+                mark.digest,
+                self.mark.uuid,
+                self.mark.digest
+            );
+            return Err(Failure::new(FailureKind::OtherVolume, what));
+        }
+        self.volume.resume(map);
+        Ok(())
+    }
+}
+
+fn container(order: &UnlockOrder, data: &FileDisk) -> Result<FileContainer, Failure> {
+    let header = match &order.header {
+        None => data.clone(),
+        Some(path) => open_disk(path, true, Direct::Never)?,
+    };
+    let path = order.header.as_ref().unwrap_or(&order.image);
+    Container::open(header, data.clone(), Limits::from(&order.limits)).map_err(|error| failure(path, &error))
+}
+
+fn open_disk(path: &Path, read_only: bool, direct: Direct) -> Result<FileDisk, Failure> {
+    // A header device is only read, and may be shared; the data device is ours alone.
+    let exclusive = direct != Direct::Never;
+    FileDisk::open(path, &OpenMode { read_only, direct, exclusive }).map_err(|error| {
+        let kind = match error.kind {
+            block::BlockErrorKind::Busy => FailureKind::ImageInUse,
+            _ => FailureKind::Image,
+        };
+        let hint = match error.kind {
+            block::BlockErrorKind::ReadOnly if !read_only => " (it cannot be written; open it read-only)",
+            _ => "",
+        };
+        Failure::new(kind, format!("{}: {error}{hint}", path.display()))
+    })
+}
+
+fn unlock(
+    container: &FileContainer,
+    keyslot: Option<u32>,
+    passphrase: &Secret,
+) -> Result<(SegmentMap, Mark, Facts), Failure> {
+    let path = container.store().path();
+    let request = UnlockRequest { keyslot: keyslot.map(KeyslotId), purpose: Purpose::DefaultSegment };
+    let system = SystemEnv;
+    let key = container.unlock(&system.env(), &request, passphrase).map_err(|error| failure(path, &error))?;
+    let map = container.segment_map(&key).map_err(|error| failure(path, &error))?;
+    let header = container.header();
+    let crypt = header.metadata().segments.iter().find_map(|(_, segment)| segment.crypt.as_ref());
+    let facts = Facts {
+        uuid: header.uuid(),
+        keyslot: key.keyslot().map(|id| id.0),
+        cipher: crypt.map(|crypt| crypt.encryption.clone()),
+        key_size_bits: u32::try_from(key.len_bytes() * 8).unwrap_or(u32::MAX),
+        sector_size_bytes: crypt.map(|crypt| crypt.sector_size),
+    };
+    Ok((map, Mark::of(header, &key), facts))
+}
+
+/// Runs `work` on a thread of its own and overwrites the stack that it used.
+fn on_scrubbed_thread<T: Send>(work: impl FnOnce() -> Result<T, Failure> + Send) -> Result<T, Failure> {
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new()
+            .name("unlock".to_owned())
+            .stack_size(UNLOCK_STACK_BYTES)
+            .spawn_scoped(scope, || secret::scrubbed(work))
+            .map_err(|error| Failure::new(FailureKind::System, format!("cannot start a thread: {error}")))?;
+        thread.join().unwrap_or_else(|_| {
+            Err(Failure::new(FailureKind::System, "unlocking ended with a fault of the program; see the log"))
+        })
+    })
+}
+
+fn failure(path: &Path, error: &Error) -> Failure {
+    let kind = match error {
+        Error::NoKey { .. } => FailureKind::NoKey,
+        Error::Memory { .. } | Error::Secret(_) => FailureKind::Memory,
+        Error::Block(_) => FailureKind::Image,
+        _ => FailureKind::Header,
+    };
+    Failure::new(kind, format!("{}: {error}", path.display()))
+}

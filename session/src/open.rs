@@ -1,0 +1,231 @@
+//! Opening a volume, seen from the client: claim the name, start the server, give it passphrases until one fits.
+//!
+//! Invariants: the passphrase goes from the key source to the server's locked memory and nowhere else; no lock is held
+//! while a person types; when this fails or the client dies, the server has cleaned up and ended.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use block::{Direct, FileDisk, OpenMode};
+use secret::{KeyProvider, KeyRequest, Purpose, Secret};
+use serde::{Deserialize, Serialize};
+
+use crate::client::Client;
+use crate::close::clean_leftover;
+use crate::protocol::{LimitsOrder, Reply, Request, UnlockOrder};
+use crate::registry::{Liveness, RegistryLock, holder_of, identity, liveness, wait_until_free};
+use crate::run_dir::{Entry, RunDir};
+use crate::spawn::{ServerCommand, Spawned, spawn};
+use crate::{FailureKind, SessionError};
+
+/// From exec to listening; a loaded machine needs a second.
+const START_WAIT: Duration = Duration::from_secs(30);
+/// The slowest key derivation that the limits allow, on a slow machine.
+const UNLOCK_WAIT: Duration = Duration::from_secs(1800);
+/// A server without a volume ends at once.
+const END_WAIT: Duration = Duration::from_secs(15);
+
+/// What to open, under which name, and how.
+#[derive(Clone, Debug)]
+pub struct OpenRequest {
+    /// The image: a file or a block device.
+    pub image: PathBuf,
+    /// A detached header.
+    pub header: Option<PathBuf>,
+    /// The name: 1–100 characters of `A-Z a-z 0-9 . _ -`.
+    pub name: String,
+    /// Refuse writes.
+    pub read_only: bool,
+    /// Try this keyslot only.
+    pub keyslot: Option<u32>,
+    /// Threads of the FUSE export; 0 for the default.
+    pub threads: usize,
+    /// Leave the disk a file below FUSE even where a loop device could be attached.
+    pub no_loop: bool,
+    /// Bounds on what the header may cost.
+    pub limits: luks::Limits,
+    /// Passphrases to ask for before giving up; at least 1.
+    pub tries: u32,
+}
+
+impl OpenRequest {
+    /// `image` under `name`, with the defaults: writable, any keyslot, three tries.
+    #[must_use]
+    pub fn new(image: impl Into<PathBuf>, name: impl Into<String>) -> OpenRequest {
+        OpenRequest {
+            image: image.into(),
+            header: None,
+            name: name.into(),
+            read_only: false,
+            keyslot: None,
+            threads: 0,
+            no_loop: false,
+            limits: luks::Limits::default(),
+            tries: 3,
+        }
+    }
+}
+
+/// An open volume.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OpenReport {
+    /// Its name.
+    pub name: String,
+    /// The block device, or the file below FUSE.
+    pub device: PathBuf,
+    /// `RUN/NAME/device`, a link to it that stays the same over every open.
+    pub link: PathBuf,
+    /// `loop over fuse` or `fuse`.
+    pub backend: String,
+    /// UUID of the container.
+    pub uuid: String,
+    /// The keyslot that opened it.
+    pub keyslot: Option<u32>,
+    /// Process id of its server.
+    pub pid: i32,
+}
+
+/// Opens `request.image` as `request.name`; `keys` is asked once per try. Returns once the device is there.
+///
+/// # Errors
+/// [`SessionError`]; nothing is left running or lying about then.
+pub fn open(
+    run: &RunDir,
+    request: &OpenRequest,
+    keys: &mut dyn KeyProvider,
+    server: &ServerCommand,
+) -> Result<OpenReport, SessionError> {
+    let entry = run.entry(&request.name.parse()?);
+    let order = order(request)?;
+    // Everything that can be refused is refused before anybody is asked for a passphrase.
+    let image_identity = identity(&order.image)?;
+    check_free(run, &entry, &order.image, &image_identity)?;
+    check_header(&order, &request.limits)?;
+    let mut passphrase = ask(keys, request, 1)?;
+    let mut client = start(run, &entry, &order, &image_identity, server)?;
+    let tries = request.tries.max(1);
+    for attempt in 1..=tries {
+        let answer = client.call(Request::Unlock(Box::new(order.clone())), Some(&passphrase), UNLOCK_WAIT);
+        drop(passphrase);
+        match answer {
+            Ok(Reply::Opened(report)) => return Ok(*report),
+            Err(SessionError::Refused(failure)) if failure.kind == FailureKind::NoKey => {
+                log::info!("try {attempt} of {tries}: {failure}");
+                if attempt == tries {
+                    break;
+                }
+                passphrase = match ask(keys, request, attempt + 1) {
+                    Ok(next) => next,
+                    Err(error) => return Err(abandon(client, &entry, error)),
+                };
+            }
+            Err(error) => {
+                let error = name_the_holder(run, &order.image, &image_identity, error);
+                return Err(abandon(client, &entry, error));
+            }
+            Ok(other) => {
+                let what = format!("{other:?} is no answer to unlock");
+                let error = SessionError::Protocol { name: entry.name.to_string(), what };
+                return Err(abandon(client, &entry, error));
+            }
+        }
+    }
+    Err(abandon(client, &entry, SessionError::NoKey { tries }))
+}
+
+fn order(request: &OpenRequest) -> Result<UnlockOrder, SessionError> {
+    // The server's working directory is /, and a path may be renamed later: status shows the real one.
+    let real = |path: &Path| std::fs::canonicalize(path).map_err(SessionError::io("open", path));
+    Ok(UnlockOrder {
+        image: real(&request.image)?,
+        header: request.header.as_deref().map(real).transpose()?,
+        read_only: request.read_only,
+        keyslot: request.keyslot,
+        threads: request.threads,
+        no_loop: request.no_loop,
+        limits: LimitsOrder::from(&request.limits),
+    })
+}
+
+/// The name is free or taken by a leftover that is in nobody's way, and the image is not open under another name.
+fn check_free(run: &RunDir, entry: &Entry, image: &Path, image_identity: &str) -> Result<(), SessionError> {
+    if liveness(entry)? == Liveness::Live {
+        return Err(SessionError::AlreadyOpen { name: entry.name.to_string() });
+    }
+    match holder_of(run, image_identity)? {
+        Some(holder) => Err(SessionError::ImageOpen { image: image.to_path_buf(), name: holder.name.to_string() }),
+        None => Ok(()),
+    }
+}
+
+fn check_header(order: &UnlockOrder, limits: &luks::Limits) -> Result<(), SessionError> {
+    let path = order.header.as_ref().unwrap_or(&order.image);
+    let mode = OpenMode { read_only: true, direct: Direct::Never, exclusive: false };
+    let disk =
+        FileDisk::open(path, &mode).map_err(|source| SessionError::Block { path: path.clone(), source })?;
+    luks::load(&disk, limits).map_err(|source| SessionError::Luks { path: path.clone(), source })?;
+    Ok(())
+}
+
+fn ask(keys: &mut dyn KeyProvider, request: &OpenRequest, attempt: u32) -> Result<Secret, SessionError> {
+    let volume = request.image.to_string_lossy();
+    let question = KeyRequest { volume: &volume, purpose: Purpose::Unlock, attempt };
+    keys.key_for(&question)?.ok_or_else(|| SessionError::NoKeySource { name: request.name.clone() })
+}
+
+/// Claims the name, starts the server and connects to it.
+fn start(
+    run: &RunDir,
+    entry: &Entry,
+    order: &UnlockOrder,
+    image_identity: &str,
+    server: &ServerCommand,
+) -> Result<Client, SessionError> {
+    let _registry = RegistryLock::take(run)?;
+    check_free(run, entry, &order.image, image_identity)?;
+    if liveness(entry)? == Liveness::Dead {
+        clean_leftover(entry)?;
+        log::info!("cleaned what a dead server of {} had left", entry.name);
+    }
+    entry.create()?;
+    let connected = spawn(run, entry, server).and_then(|mut spawned: Spawned| {
+        let client = Client::connect_unless(entry, START_WAIT, || spawned.has_ended());
+        spawned.let_go();
+        client
+    });
+    connected.inspect_err(|_| {
+        // A server that came up too late finds its folder gone and ends; the error to tell is the first one.
+        if matches!(liveness(entry), Ok(Liveness::Dead)) {
+            let _ = entry.remove();
+        }
+    })
+}
+
+/// Hangs up and waits for the server's end, so that the name is free when the caller reads the error.
+fn abandon(client: Client, entry: &Entry, error: SessionError) -> SessionError {
+    let lock = entry.lock_file(false);
+    drop(client);
+    if let Ok(lock) = lock {
+        match wait_until_free(&lock, END_WAIT, &entry.folder) {
+            Ok(true) => {}
+            Ok(false) => log::warn!("the server of {} takes longer than {} s to end", entry.name, END_WAIT.as_secs()),
+            Err(error) => log::warn!("{error}"),
+        }
+    }
+    error
+}
+
+/// Two opens of one image may have begun together: the loser learns the winner's name.
+fn name_the_holder(run: &RunDir, image: &Path, image_identity: &str, error: SessionError) -> SessionError {
+    match error {
+        SessionError::Refused(failure) if failure.kind == FailureKind::ImageInUse => {
+            match holder_of(run, image_identity) {
+                Ok(Some(holder)) => {
+                    SessionError::ImageOpen { image: image.to_path_buf(), name: holder.name.to_string() }
+                }
+                _ => SessionError::ImageInUse { image: image.to_path_buf(), how: failure.message },
+            }
+        }
+        other => other,
+    }
+}

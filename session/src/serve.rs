@@ -1,0 +1,261 @@
+//! The server process: hardened first, then listening, then, once it has a passphrase, serving its volume until `stop`.
+//!
+//! * One thread per connection, at most [`CONNECTIONS_MAX`]; a slow or hostile one delays nobody and is cut off in time.
+//! * The connection that sends `unlock` owns the server until the volume is open: when it ends before that, the server
+//!   cleans up and ends, so a client that dies leaves nothing half done.
+//! * SIGHUP and SIGINT are ignored, SIGTERM is obeyed only while nobody uses the volume.
+
+use std::ffi::OsString;
+use std::fs::{File, Permissions};
+use std::io::ErrorKind;
+use std::os::fd::AsFd as _;
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use crate::client::socket_path;
+use crate::protocol::{Reply, Request, Wire, WireError};
+use crate::registry::claim;
+use crate::run_dir::{Entry, RunDir};
+use crate::volume_server::{VolumeServer, still_registered};
+use crate::{Failure, FailureKind, SessionError, harden, inherited, log_file};
+
+/// The hidden verb of a program that can be a server: `PROGRAM __serve RUN NAME`.
+pub const SERVE_VERB: &str = "__serve";
+
+/// Connections served at a time; more are closed at once.
+const CONNECTIONS_MAX: usize = 16;
+/// How often the main thread looks around.
+const TICK_S: i64 = 1;
+/// The first client connects as soon as it can.
+const FIRST_CLIENT_WAIT: Duration = Duration::from_secs(60);
+/// A person between two tries.
+const TYPING_WAIT: Duration = Duration::from_secs(900);
+/// A connection that asks for nothing.
+const IDLE_WAIT: Duration = Duration::from_secs(30);
+const REPLY_WAIT: Duration = Duration::from_secs(10);
+
+/// The body of the server process. `arguments` are the run directory and the name, as [`crate::open`] passes them.
+///
+/// Returns when the volume is closed. To be called first thing in the process, before it opens a file or starts a thread.
+pub fn serve(arguments: &[OsString]) -> ExitCode {
+    let inherited = inherited::close_all_but_standard();
+    let [run, name] = arguments else {
+        return ExitCode::FAILURE;
+    };
+    // Already the leader of a session under systemd.
+    let _ = rustix::process::setsid();
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+    let mut denied = harden::harden();
+    if let Err(error) = inherited {
+        denied.push(format!("closing inherited files: {error}"));
+    }
+    let ended = std::env::set_current_dir("/")
+        .map_err(SessionError::io("enter", Path::new("/")))
+        .and_then(|()| run_server(Path::new(run), &name.to_string_lossy(), denied));
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            log::error!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run_server(run: &Path, name: &str, denied: Vec<String>) -> Result<(), SessionError> {
+    let entry = RunDir::at(run)?.entry(&name.parse()?);
+    log_file::install(&entry.log())?;
+    let signals = block_signals(&entry)?;
+    let lock = claim(&entry)?;
+    for line in &denied {
+        log::warn!("denied: {line}");
+    }
+    let listener = listen(&entry)?;
+    let server = Arc::new(VolumeServer::new(entry, denied)?);
+    main_loop(&server, &listener, &signals, &lock)
+}
+
+/// Takes the signals off every thread that will be, for the main loop to read.
+fn block_signals(entry: &Entry) -> Result<SignalFd, SessionError> {
+    let failed = |errno: nix::errno::Errno| SessionError::io("block signals for", &entry.folder)(errno.into());
+    let mut set = SigSet::empty();
+    for signal in [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM] {
+        set.add(signal);
+    }
+    set.thread_block().map_err(failed)?;
+    SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK).map_err(failed)
+}
+
+fn listen(entry: &Entry) -> Result<UnixListener, SessionError> {
+    let path = entry.folder.join("control");
+    match std::fs::remove_file(&path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(SessionError::io("remove", &path)(error)),
+        _ => {}
+    }
+    let (_folder, short) = socket_path(&entry.folder)?;
+    let listener = UnixListener::bind(&short).map_err(SessionError::io("listen on", &path))?;
+    std::fs::set_permissions(&path, Permissions::from_mode(0o600)).map_err(SessionError::io("protect", &path))?;
+    listener.set_nonblocking(true).map_err(SessionError::io("listen on", &path))?;
+    Ok(listener)
+}
+
+fn main_loop(
+    server: &Arc<VolumeServer>,
+    listener: &UnixListener,
+    signals: &SignalFd,
+    lock: &File,
+) -> Result<(), SessionError> {
+    let connections = Arc::new(AtomicUsize::new(0));
+    let first_client_until = Instant::now() + FIRST_CLIENT_WAIT;
+    let mut had_client = false;
+    let tick = Timespec { tv_sec: TICK_S, tv_nsec: 0 };
+    while !server.is_over() {
+        let mut ready = [listener.as_fd(), signals.as_fd(), server.end_event()]
+            .map(|event| PollFd::from_borrowed_fd(event, PollFlags::IN));
+        match poll(&mut ready, Some(&tick)) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(errno) => return Err(SessionError::errno("wait on", &server.entry.folder)(errno)),
+        }
+        if let Ok((stream, _)) = listener.accept() {
+            had_client = true;
+            attend(server, &connections, stream);
+        }
+        while let Ok(Some(signal)) = signals.read_signal() {
+            on_signal(server, signal.ssi_signo);
+        }
+        if !had_client && Instant::now() >= first_client_until {
+            server.end_if_unused("the lack of a client");
+        }
+        server.look_after();
+        if server.is_in_service() && !server.is_over() && !still_registered(&server.entry.folder, lock) {
+            log::warn!("the run directory is gone");
+            server.end_if_unused("the loss of the run directory");
+        }
+    }
+    wait_for_replies(&connections);
+    Ok(())
+}
+
+/// Lets the threads that are in the middle of an answer finish it.
+fn wait_for_replies(connections: &AtomicUsize) {
+    let until = Instant::now() + Duration::from_millis(500);
+    while connections.load(Ordering::Acquire) > 0 && Instant::now() < until {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+fn on_signal(server: &Arc<VolumeServer>, number: u32) {
+    if i32::try_from(number) != Ok(Signal::SIGTERM as i32) {
+        log::info!("signal {number} is ignored");
+        return;
+    }
+    let server = Arc::clone(server);
+    // Closing waits for the disk; the main loop must not.
+    let spawned = std::thread::Builder::new().name("sigterm".to_owned()).spawn(move || server.end_if_unused("SIGTERM"));
+    if let Err(error) = spawned {
+        log::error!("cannot start a thread: {error}");
+    }
+}
+
+/// Serves one connection on a thread of its own.
+fn attend(server: &Arc<VolumeServer>, connections: &Arc<AtomicUsize>, stream: UnixStream) {
+    if connections.fetch_add(1, Ordering::AcqRel) >= CONNECTIONS_MAX {
+        connections.fetch_sub(1, Ordering::AcqRel);
+        log::warn!("a connection was closed: {CONNECTIONS_MAX} are open already");
+        return;
+    }
+    let (server, counter) = (Arc::clone(server), Arc::clone(connections));
+    let serve = move || {
+        let place = Place(counter);
+        if let Err(error) = check_peer(&stream).and_then(|()| converse(&server, &mut Wire::new(stream))) {
+            log::warn!("a connection was closed: {error}");
+        }
+        drop(place);
+    };
+    if let Err(error) = std::thread::Builder::new().name("control".to_owned()).spawn(serve) {
+        connections.fetch_sub(1, Ordering::AcqRel);
+        log::error!("cannot start a thread: {error}");
+    }
+}
+
+/// One of the connections, given back on drop, also when its thread panics.
+struct Place(Arc<AtomicUsize>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// Only the same user and root may speak here, whatever the permissions of the folder have become.
+fn check_peer(stream: &UnixStream) -> Result<(), WireError> {
+    stream.set_nonblocking(false)?;
+    let peer = rustix::net::sockopt::socket_peercred(stream).map_err(std::io::Error::from)?;
+    if peer.uid.is_root() || peer.uid == rustix::process::geteuid() {
+        return Ok(());
+    }
+    Err(WireError::Garbage(format!("user {} may not use this volume", peer.uid.as_raw())))
+}
+
+/// Takes requests until the other side has had enough. The owner of an unlock that came to nothing takes the server along.
+fn converse(server: &VolumeServer, wire: &mut Wire) -> Result<(), WireError> {
+    let mut owner = false;
+    let ended = requests(server, wire, &mut owner);
+    if owner && !server.is_over() {
+        server.give_up();
+    }
+    ended
+}
+
+fn requests(server: &VolumeServer, wire: &mut Wire, owner: &mut bool) -> Result<(), WireError> {
+    while !server.is_over() {
+        let wait = if *owner && !server.is_in_service() { TYPING_WAIT } else { IDLE_WAIT };
+        let (request, secret) = match wire.receive::<Request>(wait) {
+            Ok(message) => message,
+            Err(WireError::Closed) => return Ok(()),
+            Err(error) => {
+                let failure = Failure::new(FailureKind::Protocol, error.to_string());
+                // The other side may not listen; the first error is the one to keep.
+                let _ = wire.send(Reply::Failed(failure), None, REPLY_WAIT);
+                return Err(error);
+            }
+        };
+        let opens = matches!(request, Request::Unlock(_));
+        *owner |= opens;
+        let reply = answer(server, wire, request, secret);
+        let opened = matches!(reply, Reply::Opened(_));
+        let sent = wire.send(reply, None, REPLY_WAIT);
+        if let (Err(_), true) = (&sent, opened) {
+            // Nobody knows that the volume is open.
+            server.end_if_unused("the loss of the client");
+        }
+        sent?;
+    }
+    Ok(())
+}
+
+fn answer(server: &VolumeServer, wire: &Wire, request: Request, secret: Option<secret::Secret>) -> Reply {
+    let needs_secret = || Failure::new(FailureKind::Protocol, "this verb needs a passphrase, and none followed");
+    let result = match (request, secret) {
+        (Request::Status, _) => Ok(Reply::Status(Box::new(server.status()))),
+        (Request::Unlock(order), Some(secret)) => {
+            server.unlock(&order, secret, || wire.peer_is_gone()).map(|report| Reply::Opened(Box::new(report)))
+        }
+        (Request::Resume, Some(secret)) => server.resume(secret).map(|()| Reply::Done),
+        (Request::Unlock(_) | Request::Resume, None) => Err(needs_secret()),
+        (Request::Suspend, _) => server.suspend().map(|()| Reply::Done),
+        (Request::Stop, _) => server.stop().map(|lost| Reply::Stopped { lost }),
+    };
+    result.unwrap_or_else(|failure| {
+        log::warn!("refused: {failure}");
+        Reply::Failed(failure)
+    })
+}

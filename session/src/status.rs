@@ -1,0 +1,191 @@
+//! What a volume is doing: asked of its server, or read from what a dead one left behind.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::client::Client;
+use crate::mount_table;
+use crate::protocol::{Reply, Request};
+use crate::registry::{Info, Liveness, RegistryLock, liveness};
+use crate::run_dir::{Entry, RunDir};
+use crate::{SessionError, mount};
+
+/// A server answers this from memory, whatever else it does.
+const STATUS_WAIT: Duration = Duration::from_secs(10);
+
+/// What state a volume is in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum State {
+    /// Its server starts, or waits for a passphrase.
+    Opening,
+    /// In service.
+    Open,
+    /// I/O waits, the keys are wiped; `resume` goes on.
+    Suspended,
+    /// A flush or a write failed, or the export is gone: to be closed and opened again.
+    Failed,
+    /// It is being closed.
+    Closing,
+    /// Its server died; `close` cleans up.
+    Dead,
+}
+
+/// One volume, as `status` and `list` show it. What is not known (yet, or any more) is `None` or empty.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// The name.
+    pub name: String,
+    /// What it is doing.
+    pub state: State,
+    /// What is wrong and what to do, in words.
+    pub problem: Option<String>,
+    /// The image.
+    pub image: Option<PathBuf>,
+    /// The detached header.
+    pub header: Option<PathBuf>,
+    /// UUID of the container.
+    pub uuid: Option<String>,
+    /// The block device, or the file below FUSE.
+    pub device: Option<PathBuf>,
+    /// `fuse` or `loop over fuse`.
+    pub backend: Option<String>,
+    /// Cipher of the volume, such as `aes-xts-plain64`.
+    pub cipher: Option<String>,
+    /// What does the ciphering.
+    pub engine: Option<String>,
+    /// Length of the volume key, in bits.
+    pub key_size_bits: Option<u32>,
+    /// Encryption sector, in bytes.
+    pub sector_size_bytes: Option<u32>,
+    /// Size of the plaintext, in bytes.
+    pub size_bytes: Option<u64>,
+    /// Whether writes are refused.
+    pub read_only: bool,
+    /// The keyslot that opened it.
+    pub keyslot: Option<u32>,
+    /// Process id of the server.
+    pub pid: Option<i32>,
+    /// When it was opened, in seconds since 1970.
+    pub opened_unix_s: Option<u64>,
+    /// Where it is mounted.
+    pub mount_points: Vec<PathBuf>,
+    /// Protections that the system denied to the server.
+    pub denied: Vec<String>,
+}
+
+impl Status {
+    pub(crate) fn bare(name: &str, state: State) -> Status {
+        Status {
+            name: name.to_owned(),
+            state,
+            problem: None,
+            image: None,
+            header: None,
+            uuid: None,
+            device: None,
+            backend: None,
+            cipher: None,
+            engine: None,
+            key_size_bits: None,
+            sector_size_bytes: None,
+            size_bytes: None,
+            read_only: false,
+            keyslot: None,
+            pid: None,
+            opened_unix_s: None,
+            mount_points: Vec::new(),
+            denied: Vec::new(),
+        }
+    }
+}
+
+/// The volume `name`.
+///
+/// # Errors
+/// [`SessionError::NotOpen`], and what keeps the server from answering.
+pub fn status(run: &RunDir, name: &str) -> Result<Status, SessionError> {
+    let entry = run.entry(&name.parse()?);
+    of_entry(run, &entry)?.ok_or_else(|| SessionError::NotOpen { name: entry.name.to_string() })
+}
+
+/// Every volume of this run directory, by name. A server that does not answer is listed as failed.
+///
+/// # Errors
+/// [`SessionError::Io`] if the run directory cannot be read.
+pub fn list(run: &RunDir) -> Result<Vec<Status>, SessionError> {
+    let mut found = Vec::new();
+    for entry in run.entries()? {
+        match of_entry(run, &entry) {
+            Ok(status) => found.extend(status),
+            Err(error) => {
+                let mut status = Status::bare(entry.name.as_str(), State::Failed);
+                status.problem = Some(error.to_string());
+                found.push(status);
+            }
+        }
+    }
+    Ok(found)
+}
+
+fn of_entry(run: &RunDir, entry: &Entry) -> Result<Option<Status>, SessionError> {
+    match liveness(entry)? {
+        Liveness::Absent => Ok(None),
+        Liveness::Dead if RegistryLock::is_taken(run)? => Ok(Some(Status::bare(entry.name.as_str(), State::Opening))),
+        // Its server may have begun or ended since the first look.
+        Liveness::Dead if liveness(entry)? == Liveness::Dead => Ok(Some(of_dead(entry))),
+        _ => of_live(entry),
+    }
+}
+
+fn of_live(entry: &Entry) -> Result<Option<Status>, SessionError> {
+    let answer = Client::connect(entry, STATUS_WAIT)
+        .and_then(|mut client| client.call(Request::Status, None, STATUS_WAIT));
+    match answer {
+        Ok(Reply::Status(mut status)) => {
+            status.mount_points = mount_points(entry, status.device.as_deref());
+            Ok(Some(*status))
+        }
+        Ok(other) => Err(SessionError::Protocol {
+            name: entry.name.to_string(),
+            what: format!("{other:?} is no answer to status"),
+        }),
+        // It was closed while we asked.
+        Err(_) if liveness(entry)? == Liveness::Absent => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn of_dead(entry: &Entry) -> Status {
+    let mut status = Status::bare(entry.name.as_str(), State::Dead);
+    status.problem = Some(format!("its server died; run `luksctl close {}` to clean up", entry.name));
+    if let Some(info) = Info::read(entry) {
+        status.mount_points = mount_points(entry, Some(&info.device));
+        status.image = Some(info.image);
+        status.header = info.header;
+        status.uuid = Some(info.uuid);
+        status.device = Some(info.device);
+        status.backend = Some(info.backend);
+        status.read_only = info.read_only;
+        status.opened_unix_s = Some(info.opened_unix_s);
+    }
+    status
+}
+
+/// Where the volume is mounted: directly, through a loop device of somebody else on the FUSE file, or by fuse2fs.
+fn mount_points(entry: &Entry, device: Option<&Path>) -> Vec<PathBuf> {
+    let mut points = Vec::new();
+    if let Some(device) = device {
+        points.extend(mount_table::points_of_device(device).unwrap_or_default());
+        for other in crate::busy::loops_on(device) {
+            points.extend(mount_table::points_of_device(&other).unwrap_or_default());
+        }
+    }
+    points.extend(mount::recorded_point(entry));
+    points.sort();
+    points.dedup();
+    points
+}

@@ -1,0 +1,87 @@
+//! Suspend and resume, seen from the client.
+//!
+//! Suspending first writes back what the kernel holds for the device, because afterwards nothing gets through: the file
+//! system above is synced, then the device itself. Both happen in the client, so that the server never waits for itself.
+
+use std::fs::File;
+use std::path::Path;
+use std::time::Duration;
+
+use secret::Secret;
+
+use crate::client::Client;
+use crate::protocol::{Reply, Request};
+use crate::registry::{Liveness, liveness};
+use crate::run_dir::{Entry, RunDir};
+use crate::status::status;
+use crate::{FailureKind, SessionError};
+
+const CONNECT_WAIT: Duration = Duration::from_secs(10);
+/// Requests inside the volume end first; a slow disk may take its time.
+const SUSPEND_WAIT: Duration = Duration::from_secs(300);
+const RESUME_WAIT: Duration = Duration::from_secs(1800);
+
+/// Stops the I/O of `name` and wipes its keys from memory. I/O then waits until [`resume`].
+///
+/// # Errors
+/// [`SessionError::NotOpen`], and [`SessionError::Refused`] if it is suspended already or cannot be flushed.
+pub fn suspend(run: &RunDir, name: &str) -> Result<(), SessionError> {
+    let entry = run.entry(&name.parse()?);
+    let now = status(run, name)?;
+    if now.state == crate::State::Open {
+        for point in &now.mount_points {
+            sync_file_system(point);
+        }
+        sync_device(&entry.device());
+    }
+    let mut client = connect(&entry)?;
+    expect_done(&entry, client.call(Request::Suspend, None, SUSPEND_WAIT)?)
+}
+
+/// Unlocks the suspended volume `name` again with `passphrase`; waiting I/O goes on.
+///
+/// # Errors
+/// [`SessionError::NoKey`] for a wrong passphrase, [`SessionError::Refused`] if the volume is not suspended or the image
+/// no longer is the one that was opened.
+pub fn resume(run: &RunDir, name: &str, passphrase: &Secret) -> Result<(), SessionError> {
+    let entry = run.entry(&name.parse()?);
+    let mut client = connect(&entry)?;
+    match client.call(Request::Resume, Some(passphrase), RESUME_WAIT) {
+        Err(SessionError::Refused(failure)) if failure.kind == FailureKind::NoKey => {
+            Err(SessionError::NoKey { tries: 1 })
+        }
+        other => expect_done(&entry, other?),
+    }
+}
+
+fn connect(entry: &Entry) -> Result<Client, SessionError> {
+    match liveness(entry)? {
+        Liveness::Absent => Err(SessionError::NotOpen { name: entry.name.to_string() }),
+        Liveness::Dead => Err(SessionError::Leftover {
+            name: entry.name.to_string(),
+            what: entry.folder.display().to_string(),
+        }),
+        Liveness::Live => Client::connect(entry, CONNECT_WAIT),
+    }
+}
+
+fn expect_done(entry: &Entry, reply: Reply) -> Result<(), SessionError> {
+    match reply {
+        Reply::Done => Ok(()),
+        other => Err(SessionError::Protocol { name: entry.name.to_string(), what: format!("unexpected {other:?}") }),
+    }
+}
+
+fn sync_file_system(point: &Path) {
+    let synced = File::open(point).and_then(|folder| Ok(rustix::fs::syncfs(&folder)?));
+    if let Err(error) = synced {
+        log::warn!("cannot sync the file system on {}: {error}", point.display());
+    }
+}
+
+/// Writes back what the kernel caches for the device. The server flushes again and has the last word on errors.
+pub(crate) fn sync_device(device: &Path) {
+    if let Err(error) = File::open(device).and_then(|device| device.sync_all()) {
+        log::warn!("cannot sync {}: {error}", device.display());
+    }
+}

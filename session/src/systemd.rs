@@ -1,0 +1,89 @@
+//! A server as a transient systemd unit.
+//!
+//! * No default dependencies: shutdown then stops the unit neither with the other services nor at `shutdown.target`. It
+//!   lives until the file systems above it are unmounted, and ends in the last round of SIGTERM, when nothing is mounted.
+//! * Not in the caller's session: logout does not reach it.
+//! * `KillMode=mixed` and no SIGHUP: a `systemctl stop` asks the server alone, which refuses while it is mounted.
+//!
+//! Source: systemd-run(1), systemd.kill(5), systemd.unit(5), systemd.exec(5), bootup(7).
+
+use std::ffi::{OsStr, OsString};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use crate::SessionError;
+use crate::run_dir::Entry;
+use crate::spawn::search_path;
+
+const PROGRAM: &str = "systemd-run";
+
+const PROPERTIES: [&str; 10] = [
+    "DefaultDependencies=no",
+    "KillMode=mixed",
+    "SendSIGHUP=no",
+    "OOMScoreAdjust=-1000",
+    "OOMPolicy=continue",
+    "LimitCORE=0",
+    "LimitMEMLOCK=infinity",
+    "UMask=0077",
+    "StandardInput=null",
+    "StandardOutput=null",
+];
+
+/// Whether the system's manager is systemd and this process may ask it.
+pub(crate) fn manages_this_process() -> bool {
+    rustix::process::geteuid().is_root() && Path::new("/run/systemd/system").is_dir()
+}
+
+/// Starts `program arguments` as the unit `luksctl-NAME.service`.
+pub(crate) fn start_unit(entry: &Entry, program: &Path, arguments: &[OsString]) -> Result<(), SessionError> {
+    let failed = |reason: String| SessionError::Program { program: PROGRAM, reason };
+    let output = Command::new(PROGRAM)
+        .args(unit_arguments(entry.name.as_str(), program, arguments))
+        .env("PATH", search_path())
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|error| failed(error.to_string()))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let words = String::from_utf8_lossy(&output.stderr);
+    Err(failed(format!("{}: {}", output.status, words.trim())))
+}
+
+fn unit_arguments(name: &str, program: &Path, arguments: &[OsString]) -> Vec<OsString> {
+    let mut all: Vec<OsString> = ["--quiet", "--collect", "--service-type=exec"].map(OsString::from).into();
+    all.push(format!("--unit=luksctl-{name}.service").into());
+    all.push(format!("--description=LUKS volume {name}").into());
+    all.extend(PROPERTIES.map(|property| OsString::from(format!("--property={property}"))));
+    let mut path = OsString::from("--setenv=PATH=");
+    path.push(search_path());
+    all.push(path);
+    all.push("--".into());
+    all.push(program.into());
+    // The manager expands $NAME when it starts the unit; two dollars stand for one.
+    all.extend(arguments.iter().map(|argument| double_dollars(argument)));
+    all
+}
+
+fn double_dollars(argument: &OsStr) -> OsString {
+    use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+    let doubled = argument.as_bytes().iter().flat_map(|&byte| if byte == b'$' { vec![byte; 2] } else { vec![byte] });
+    OsString::from_vec(doubled.collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_unit_outlives_logout_and_the_stop_of_other_services() {
+        let arguments = ["__serve".into(), "/run/luks$ctl".into(), "home".into()];
+        let all = unit_arguments("home", Path::new("/usr/bin/luksctl"), &arguments);
+        let has = |wanted: &str| all.iter().any(|argument| argument == wanted);
+        assert!(has("--property=DefaultDependencies=no") && has("--property=SendSIGHUP=no"));
+        assert!(has("--unit=luksctl-home.service"));
+        let end: Vec<_> = all.iter().rev().take(5).rev().collect();
+        assert_eq!(end, ["--", "/usr/bin/luksctl", "__serve", "/run/luks$$ctl", "home"]);
+    }
+}
