@@ -137,7 +137,7 @@ fn size(text: &str) -> Result<usize> {
     };
     let count: usize = digits.parse().with_context(|| format!("{text:?} is no size"))?;
     match count.checked_mul(unit) {
-        Some(bytes) if bytes > 0 && bytes % 4096 == 0 && bytes <= MAX_BUFFER_BYTES => Ok(bytes),
+        Some(bytes) if bytes > 0 && bytes.is_multiple_of(4096) && bytes <= MAX_BUFFER_BYTES => Ok(bytes),
         _ => bail!("{text:?} is not a multiple of 4096 bytes up to 1024M"),
     }
 }

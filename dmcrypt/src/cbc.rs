@@ -57,6 +57,7 @@ where
         assert_whole(io.len(), sector_bytes);
         let step = self.sector_size.iv_step();
         let mut ivs = [Block::default(); BATCH_SECTORS];
+        let mut before = [Block::default(); GROUP_BLOCKS];
         let mut number = iv_sector;
         while !io.is_empty() {
             let len_bytes = io.len().min(BATCH_SECTORS * sector_bytes);
@@ -66,7 +67,7 @@ where
             self.keys.iv.fill(number, step, ivs);
             number = number.wrapping_add(step * ivs.len() as u64);
             let (io, _none) = batch.into_chunks::<U16>();
-            let pass = Pass { io, ivs, sector_blocks: sector_bytes / 16 };
+            let pass = Pass { io, ivs, before: &mut before, sector_blocks: sector_bytes / 16 };
             if ENCRYPT {
                 self.keys.data.encrypt_with_backend(pass);
             } else {
@@ -82,6 +83,8 @@ where
 struct Pass<'io, 'out, 'a> {
     io: InOutBuf<'io, 'out, Block>,
     ivs: &'a mut [Block],
+    // Not in the closure: its frame is what `wipe::dead_stack` has to cover.
+    before: &'a mut [Block; GROUP_BLOCKS],
     sector_blocks: usize,
 }
 
@@ -111,10 +114,9 @@ impl BlockCipherDecClosure for Pass<'_, '_, '_> {
     #[inline(always)]
     fn call<B: BlockCipherDecBackend<BlockSize = U16>>(self, backend: &B) {
         let lanes = Backward(backend);
-        let mut before = [Block::default(); GROUP_BLOCKS];
         let mut io = self.io;
         for ivs in self.ivs.chunks(GROUP_BLOCKS / self.sector_blocks) {
-            let before = &mut before[..ivs.len() * self.sector_blocks];
+            let before = &mut self.before[..ivs.len() * self.sector_blocks];
             let (group, rest) = io.split_at(before.len());
             io = rest;
             let (_iv, followers) = before.split_at_mut(1);
