@@ -94,7 +94,7 @@ pub(crate) fn paired<'src, 'dst>(src: &'src [u8], dst: &'dst mut [u8]) -> InOutB
 /// Panics unless a run consists of whole sectors.
 #[inline]
 pub(crate) fn assert_whole(len_bytes: usize, sector_bytes: usize) {
-    assert!(len_bytes % sector_bytes == 0, "{len_bytes} bytes are not whole sectors of {sector_bytes}");
+    assert!(len_bytes.is_multiple_of(sector_bytes), "{len_bytes} bytes are not whole sectors of {sector_bytes}");
 }
 
 #[cfg(test)]
