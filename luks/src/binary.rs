@@ -35,7 +35,7 @@ pub const LABEL_LEN: usize = 48;
 pub const UUID_LEN: usize = 40;
 const MAGIC_LEN: usize = 6;
 const CSUM_ALG_LEN: usize = 32;
-const CSUM_LEN: usize = 64;
+pub(crate) const CSUM_LEN: usize = 64;
 const PADDING_LEN: usize = 184;
 const VERSION: u16 = 2;
 

@@ -62,7 +62,9 @@ pub enum Error {
     #[error("an earlier write of this header failed; reopen the container before changing it")]
     Poisoned,
     /// The place of a broken copy carries another format's signature.
-    #[error("ambiguous signature: the place of the broken {position} copy holds {signature} at {offset}; nothing written")]
+    #[error(
+        "ambiguous signature: the place of the broken {position} copy holds {signature} at {offset}; nothing written"
+    )]
     AmbiguousSignature {
         /// Which copy is broken.
         position: crate::copy::Position,
@@ -71,72 +73,6 @@ pub enum Error {
         /// Where its signature stands.
         offset: Bytes,
     },
-    /// A key derivation asks for more than the limits allow, or for less than the function needs.
-    #[error("key derivation {parameter} is {value}, allowed are {min} to {max}")]
-    KdfLimit {
-        /// Which cost.
-        parameter: &'static str,
-        /// What the header asks for.
-        value: u64,
-        /// The least.
-        min: u64,
-        /// The most.
-        max: u64,
-    },
-    /// A key derivation needs more memory than is available.
-    #[error("key derivation needs {needed}, available are {available}")]
-    Memory {
-        /// What it needs.
-        needed: Bytes,
-        /// What there is.
-        available: Bytes,
-    },
-    /// A salt is not 32 bytes of base64.
-    #[error("salt is {}, must be 32 bytes", len_bytes.map_or("no base64".to_owned(), |len| format!("{len} bytes")))]
-    Salt {
-        /// Its length, if it is base64 at all.
-        len_bytes: Option<usize>,
-    },
-    /// The metadata names a key derivation function this crate does not know.
-    #[error("unknown key derivation function {type_name:?}")]
-    UnknownKdf {
-        /// Its name.
-        type_name: String,
-    },
-    /// Argon2 refused its parameters.
-    #[error("Argon2 refused: {reason}")]
-    Argon2 {
-        /// What it said.
-        reason: argon2::Error,
-    },
-    /// Threads for a key derivation cannot be started.
-    #[error("cannot start {count} threads: {reason}")]
-    Threads {
-        /// How many were asked for.
-        count: usize,
-        /// What the system said.
-        reason: String,
-    },
-    /// Anti-forensic material is shorter than its key needs.
-    #[error("anti-forensic material is {len_bytes} bytes, a key of {key_len_bytes} bytes needs more")]
-    StripesShort {
-        /// Length of the key.
-        key_len_bytes: usize,
-        /// Length of the material.
-        len_bytes: usize,
-    },
-    /// The metadata names a hash this crate does not know.
-    #[error("unknown hash {name:?}")]
-    UnknownHash {
-        /// Its name.
-        name: String,
-    },
-}
-
-impl From<Violation> for Error {
-    fn from(violation: Violation) -> Error {
-        Error::Invalid(violation)
-    }
     /// A hash that this crate does not know.
     #[error("hash {name:?} is not known")]
     UnknownHash {
@@ -288,4 +224,120 @@ impl From<Violation> for Error {
         /// The keyslot.
         keyslot: crate::metadata::KeyslotId,
     },
+    /// Segments that make no volume.
+    #[error("the segments make no volume: {what}")]
+    SegmentMap {
+        /// What does not fit.
+        what: String,
+    },
+    /// A segment that this crate cannot use.
+    #[error("segment {segment}: {what} are not supported")]
+    UnsupportedSegment {
+        /// The segment.
+        segment: crate::metadata::SegmentId,
+        /// What it is.
+        what: String,
+    },
+    /// A segment that does not fit its device.
+    #[error("segment {segment}: {what}")]
+    SegmentGeometry {
+        /// The segment.
+        segment: crate::metadata::SegmentId,
+        /// What does not fit.
+        what: String,
+    },
+    /// The key opens something else.
+    #[error("the key of digest {digest} does not open segment {segment}")]
+    KeyNotForSegment {
+        /// The digest that accepted the key.
+        digest: crate::metadata::DigestId,
+        /// The segment.
+        segment: crate::metadata::SegmentId,
+    },
+    /// The header requires what this crate does not know.
+    #[error("the header requires features that are not known here: {names}; only a newer program may use or change it")]
+    UnmetRequirements {
+        /// Their names.
+        names: String,
+    },
+    /// The header requires what this crate knows but does not implement.
+    #[error("the header requires {name}, which is not supported here")]
+    UnsupportedRequirement {
+        /// Its name.
+        name: String,
+    },
+    /// A re-encryption is under way.
+    #[error(
+        "a re-encryption is under way ({requirement}): finish it first with `cryptsetup repair` and `cryptsetup reencrypt`"
+    )]
+    InReencryption {
+        /// The requirement that says so.
+        requirement: String,
+    },
+    /// A keyslot id that cannot be.
+    #[error("keyslot {keyslot} cannot be: ids are 0 to 31")]
+    KeyslotRange {
+        /// The id asked for.
+        keyslot: crate::metadata::KeyslotId,
+    },
+    /// A keyslot id that is taken.
+    #[error("keyslot {keyslot} is in use")]
+    KeyslotInUse {
+        /// The id asked for.
+        keyslot: crate::metadata::KeyslotId,
+    },
+    /// All keyslot ids are taken.
+    #[error("all {max} keyslots are in use")]
+    NoFreeKeyslot {
+        /// How many there can be.
+        max: u32,
+    },
+    /// The keyslots area is full.
+    #[error("no room for a new keyslot: its area needs {needed}, the largest gap in the keyslots area is {largest}")]
+    NoFreeArea {
+        /// What the new area needs.
+        needed: Bytes,
+        /// The largest gap.
+        largest: Bytes,
+    },
+    /// The JSON area is full.
+    #[error("no room in the metadata: the text needs {needed}, the area has {available}")]
+    JsonFull {
+        /// What the text needs.
+        needed: Bytes,
+        /// Size of the JSON area.
+        available: Bytes,
+    },
+    /// The last keyslot that opens the data was about to go.
+    #[error("keyslot {keyslot} is the last one that opens the data: without it the data is lost for good")]
+    LastKeyslot {
+        /// The keyslot.
+        keyslot: crate::metadata::KeyslotId,
+    },
+    /// A parameter of a new container, or a text for its header, cannot be.
+    #[error("{parameter} cannot be {value}: it must be {allowed}")]
+    Parameter {
+        /// Which one.
+        parameter: &'static str,
+        /// What was asked for.
+        value: String,
+        /// What it may be.
+        allowed: String,
+    },
+    /// A device is too small for what shall be put on it.
+    #[error("the {device} is too small: {size}, at least {needed} are needed")]
+    DeviceTooSmall {
+        /// Which device.
+        device: &'static str,
+        /// How long it is.
+        size: Bytes,
+        /// How long it must be.
+        needed: Bytes,
+    },
+}
+
+impl From<Violation> for Error {
+    fn from(violation: Violation) -> Error {
+        Error::Invalid(violation)
+    }
 }

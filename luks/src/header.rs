@@ -317,8 +317,7 @@ fn reconcile(primary: Reading, secondary: Reading) -> Result<Header, Error> {
         (None, Some(_)) => take_secondary = true,
         (Some(_), None) => {}
         (None, None) => {
-            let health =
-                Health { primary: primary_state, secondary: secondary_state, ignored_members: Vec::new() };
+            let health = Health { primary: primary_state, secondary: secondary_state, ignored_members: Vec::new() };
             return Err(Error::NoValidCopy { health: Box::new(health) });
         }
     }

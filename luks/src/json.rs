@@ -40,7 +40,8 @@ pub(crate) fn parse_object(text: &str) -> Result<JsonMap, Violation> {
     }
 }
 
-/// Objects and arrays may nest [`JSON_DEPTH`] deep. Counts brackets outside strings, so it needs no parser.
+/// No value stands deeper than [`JSON_DEPTH`], the outermost object being at level 1; so a container at that level is
+/// empty. Counts brackets outside strings, so it needs no parser.
 fn check_depth(text: &str) -> Result<(), Violation> {
     let (mut depth, mut in_string, mut escaped) = (0usize, false, false);
     for (at, byte) in text.bytes().enumerate() {
@@ -53,14 +54,12 @@ fn check_depth(text: &str) -> Result<(), Violation> {
             }
             continue;
         }
+        if depth == JSON_DEPTH && !matches!(byte, b'}' | b']' | b' ' | b'\t' | b'\n' | b'\r') {
+            return Err(Violation::new(Rule::JsonDepth, "", format_args!("below level {depth} at byte {at}")));
+        }
         match byte {
             b'"' => in_string = true,
-            b'{' | b'[' => {
-                depth += 1;
-                if depth > JSON_DEPTH {
-                    return Err(Violation::new(Rule::JsonDepth, "", format_args!("level {depth} at byte {at}")));
-                }
-            }
+            b'{' | b'[' => depth += 1,
             b'}' | b']' => depth = depth.saturating_sub(1),
             _ => {}
         }
@@ -76,6 +75,11 @@ pub(crate) fn u64_of(value: &Value) -> Option<u64> {
 /// A 32-bit number: a JSON integer.
 pub(crate) fn u32_of(value: &Value) -> Option<u32> {
     u32::try_from(value.as_u64()?).ok()
+}
+
+/// Any JSON integer, of whatever size.
+pub(crate) fn is_integer(value: &Value) -> bool {
+    value.is_i64() || value.is_u64()
 }
 
 /// Digits and nothing else (`str::parse` alone would accept a plus sign).
@@ -124,11 +128,6 @@ impl Fields {
         Fields { path: path.into(), map }
     }
 
-    /// Where this object stands.
-    pub(crate) fn path(&self) -> &str {
-        &self.path
-    }
-
     /// The path of a member.
     pub(crate) fn path_of(&self, name: &str) -> String {
         if self.path.is_empty() { name.to_owned() } else { format!("{}.{name}", self.path) }
@@ -140,13 +139,8 @@ impl Fields {
     }
 
     /// All members that are left.
-    pub(crate) fn get_all(&self) -> &JsonMap {
+    pub(crate) fn left(&self) -> &JsonMap {
         &self.map
-    }
-
-    /// Number of members that are left.
-    pub(crate) fn len(&self) -> usize {
-        self.map.len()
     }
 
     /// Take a member out. Keeps the order of the others.
@@ -184,12 +178,17 @@ impl Fields {
         Some(found)
     }
 
-    /// A string, possibly empty.
-    pub(crate) fn text(&mut self, name: &str, rule: Rule) -> Result<String, Violation> {
-        self.read(name, rule, |value| value.as_str().map(str::to_owned))
+    /// An integer that the format does not bound. One that has no place in 32 bits stays among the unknown members and
+    /// is `None`: the object is then of no use, but the header is.
+    pub(crate) fn integer(&mut self, name: &str, rule: Rule) -> Result<Option<u32>, Violation> {
+        match self.map.get(name) {
+            Some(value) if is_integer(value) => Ok(self.take_if(name, u32_of)),
+            Some(value) => Err(Violation::new(rule, self.path_of(name), value)),
+            None => Err(Violation::missing(rule, self.path_of(name))),
+        }
     }
 
-    /// A string of at least one byte.
+    /// A string of at least one byte: cryptsetup takes an empty one for a missing one, everywhere.
     pub(crate) fn name(&mut self, name: &str, rule: Rule) -> Result<String, Violation> {
         self.read(name, rule, |value| value.as_str().filter(|text| !text.is_empty()).map(str::to_owned))
     }
@@ -239,9 +238,13 @@ mod tests {
 
     #[test]
     fn depth_counts_brackets_outside_strings() {
-        let nested = |levels: usize| format!("{}{}", "{\"a\":[".repeat(levels / 2), "]}".repeat(levels / 2));
-        assert!(parse_object(&nested(JSON_DEPTH)).is_ok());
-        assert_eq!(parse_object(&nested(JSON_DEPTH + 2)).unwrap_err().rule, Rule::JsonDepth);
+        let nested =
+            |levels: usize, inner: &str| format!("{}{inner}{}", "{\"a\":[".repeat(levels / 2), "]}".repeat(levels / 2));
+        assert!(parse_object(&nested(JSON_DEPTH, "")).is_ok());
+        assert!(parse_object(&nested(JSON_DEPTH - 2, "1")).is_ok());
+        assert!(parse_object(&nested(JSON_DEPTH - 2, "{}")).is_ok());
+        assert_eq!(parse_object(&nested(JSON_DEPTH, "1")).unwrap_err().rule, Rule::JsonDepth);
+        assert_eq!(parse_object(&nested(JSON_DEPTH, "{}")).unwrap_err().rule, Rule::JsonDepth);
         let quoted = format!("{{\"a\":\"{}\\\"[\"}}", "[".repeat(100));
         assert!(parse_object(&quoted).is_ok());
     }

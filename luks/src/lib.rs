@@ -8,22 +8,41 @@
 //! the format checked) → volume key (a digest accepted it).
 #![forbid(unsafe_code)]
 
+pub mod af;
+pub(crate) mod area;
 pub mod binary;
+pub mod calibrate;
+pub mod container;
 pub mod copy;
+pub mod digest_check;
+pub mod edit;
 pub mod env;
 pub mod error;
+pub mod format;
 pub mod hash;
 pub mod header;
+#[cfg(test)]
+pub(crate) mod hex;
 pub mod json;
+pub mod kdf;
 pub mod limits;
 pub mod metadata;
+pub mod repair;
+pub mod requirements;
 pub mod rule;
 pub mod store;
+pub mod unlock;
 pub(crate) mod validate;
+pub mod volume_key;
+pub mod volume;
+pub(crate) mod write;
 
 pub use binary::BinaryHeader;
+pub use container::Container;
 pub use copy::{HeaderCopy, Position};
 pub use error::Error;
+pub use edit::{LastSlot, NewKeyslot};
+pub use format::{FormatParams, FormatPlan, NewKdf};
 pub use header::{CopyState, Header, Health, load, load_unlocked};
 pub use json::JsonMap;
 pub use limits::Limits;
@@ -33,5 +52,10 @@ pub use metadata::keyslot::{Af, Area, Argon2Variant, Kdf, Keyslot, KeyslotKind, 
 pub use metadata::segment::{CryptSegment, OpalSegment, Segment, SegmentSize};
 pub use metadata::token::Token;
 pub use metadata::{ById, DigestId, KeyslotId, Metadata, ObjectId, SegmentId, TokenId};
+pub use hash::HashAlg;
+pub use kdf::KdfParams;
 pub use rule::{Rule, Violation};
 pub use store::{HeaderStore, LockMode};
+pub use unlock::{Purpose, UnlockRequest, unlock};
+pub use volume::{SegmentMap, Volume};
+pub use volume_key::{VolumeKey, verify_volume_key};

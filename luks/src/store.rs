@@ -6,7 +6,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use block::{BlockIo, MemDisk};
+use block::fault::{FaultDisk, PowerCutDisk};
+use block::{BlockIo, FileDisk, LockError, MemDisk, MetadataLock};
 
 use crate::error::Error;
 
@@ -26,6 +27,34 @@ pub trait HeaderStore: BlockIo {
 
     /// Take the metadata lock, or fail once `wait` is over. The lock is not re-entrant.
     fn lock(&self, mode: LockMode, wait: Duration) -> Result<Self::Guard, Error>;
+}
+
+impl HeaderStore for FileDisk {
+    type Guard = MetadataLock;
+
+    fn lock(&self, mode: LockMode, wait: Duration) -> Result<MetadataLock, Error> {
+        let device = || self.path().display().to_string();
+        self.lock_metadata(mode == LockMode::Shared, wait).map_err(|error| match error {
+            LockError::Busy { waited, .. } => Error::Locked { device: device(), waited },
+            other => Error::Lock { device: device(), reason: other.to_string() },
+        })
+    }
+}
+
+impl HeaderStore for PowerCutDisk {
+    type Guard = ();
+
+    fn lock(&self, _mode: LockMode, _wait: Duration) -> Result<(), Error> {
+        Ok(())
+    }
+}
+
+impl<S: HeaderStore> HeaderStore for FaultDisk<S> {
+    type Guard = S::Guard;
+
+    fn lock(&self, mode: LockMode, wait: Duration) -> Result<S::Guard, Error> {
+        self.inner().lock(mode, wait)
+    }
 }
 
 impl HeaderStore for MemDisk {

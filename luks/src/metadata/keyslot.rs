@@ -3,11 +3,14 @@
 use block::Bytes;
 use serde_json::Value;
 
-use crate::json::{Fields, JsonMap, u64_value};
+use crate::json::{Fields, JsonMap, u32_of, u64_value};
 use crate::metadata::{ObjectRules, append};
 use crate::rule::{Rule, Violation};
 
 pub(crate) const RULES: ObjectRules = ObjectRules { map: Rule::KeyslotsObject, id: Rule::KeyslotId };
+
+/// The stripes of every anti-forensic splitter.
+const AF_STRIPES: u32 = 4000;
 
 /// A keyslot.
 #[derive(Debug, Clone, PartialEq)]
@@ -18,7 +21,8 @@ pub struct Keyslot {
     pub type_name: String,
     /// Size of the key it holds; 1 for a `reencrypt` slot.
     pub key_size_bytes: u32,
-    /// When it is tried; `None` if the header does not say.
+    /// When it is tried; `None` if the header does not say. An unknown priority is in `extra`, and the slot is ignored,
+    /// as cryptsetup does.
     pub priority: Option<Priority>,
     /// Where its binary data stands.
     pub area: Area,
@@ -60,7 +64,8 @@ pub struct Luks2Slot {
 pub struct Af {
     /// Name of the diffusion hash.
     pub hash: String,
-    /// Stripes as the header states them; the number used is always 4000.
+    /// Stripes as the header states them; the number used is always 4000. A number that has no place in 32 bits is in
+    /// `extra`, and this is 4000.
     pub stripes: u32,
     /// Unknown members.
     pub extra: JsonMap,
@@ -159,12 +164,14 @@ impl Keyslot {
             key_size_bytes: None,
             extra: area.rest(),
         };
-        let priority = fields.take_if("priority", |value| match value.as_u64()? {
-            0 => Some(Priority::Ignore),
-            1 => Some(Priority::Normal),
-            2 => Some(Priority::Prefer),
-            _ => None,
+        let priority = fields.get("priority").map(|value| match value.as_u64() {
+            Some(1) => Priority::Normal,
+            Some(2) => Priority::Prefer,
+            _ => Priority::Ignore,
         });
+        if fields.get("priority").and_then(u32_of).is_some_and(|number| number <= 2) {
+            fields.take("priority");
+        }
         let extra = fields.rest();
         Ok(Keyslot { kind: KeyslotKind::Other, type_name, key_size_bytes, priority, area, extra })
     }
@@ -216,8 +223,8 @@ impl Area {
         if self.type_name != "raw" {
             return Err(Violation::new(Rule::AreaRaw, fields.path_of("type"), &self.type_name));
         }
-        self.encryption = Some(fields.text("encryption", Rule::AreaEncryption)?);
-        self.key_size_bytes = Some(fields.u32("key_size", Rule::AreaKeySize)?);
+        self.encryption = Some(fields.name("encryption", Rule::AreaEncryption)?);
+        self.key_size_bytes = fields.integer("key_size", Rule::AreaKeySize)?;
         self.extra = fields.rest();
         Ok(())
     }
@@ -240,12 +247,12 @@ impl Area {
 
 impl Af {
     fn parse(mut fields: Fields) -> Result<Af, Violation> {
-        let type_name = fields.text("type", Rule::AfType)?;
+        let type_name = fields.name("type", Rule::AfType)?;
         if type_name != "luks1" {
             return Err(Violation::new(Rule::AfType, fields.path_of("type"), type_name));
         }
-        let stripes = fields.u32("stripes", Rule::AfStripes)?;
-        let hash = fields.text("hash", Rule::AfHash)?;
+        let stripes = fields.integer("stripes", Rule::AfStripes)?.unwrap_or(AF_STRIPES);
+        let hash = fields.name("hash", Rule::AfHash)?;
         Ok(Af { hash, stripes, extra: fields.rest() })
     }
 
@@ -270,32 +277,30 @@ impl Kdf {
     }
 
     fn parse(mut fields: Fields) -> Result<Kdf, Violation> {
-        let raw = fields.get_all().clone();
+        let raw = fields.left().clone();
         let type_name = fields.name("type", Rule::KdfType)?;
-        let salt = fields.text("salt", Rule::KdfSalt)?;
-        let kdf = match type_name.as_str() {
-            "pbkdf2" => {
-                let hash = fields.text("hash", Rule::KdfValues)?;
-                let iterations = fields.u32("iterations", Rule::KdfValues)?;
-                Kdf::Pbkdf2 { hash, iterations, salt }
-            }
-            "argon2i" | "argon2id" => {
-                let variant = if type_name == "argon2i" { Argon2Variant::I } else { Argon2Variant::Id };
-                let time = fields.u32("time", Rule::KdfValues)?;
-                let memory_kib = fields.u32("memory", Rule::KdfValues)?;
-                let cpus = fields.u32("cpus", Rule::KdfValues)?;
-                Kdf::Argon2 { variant, time, memory_kib, cpus, salt }
-            }
-            _ => return Ok(Kdf::Other { type_name, raw }),
-        };
-        match fields.len() {
-            0 => Ok(kdf),
-            _ => {
-                let path = fields.path().to_owned();
-                let names: Vec<String> = fields.rest().keys().cloned().collect();
-                Err(Violation::new(Rule::KdfMembers, path, format_args!("also has {}", names.join(", "))))
-            }
+        let salt = fields.name("salt", Rule::KdfSalt)?;
+        let Some(expected) = kdf_members(&type_name) else { return Ok(Kdf::Other { type_name, raw }) };
+        let stray: Vec<&str> = raw.keys().map(String::as_str).filter(|name| !expected.contains(name)).collect();
+        if !stray.is_empty() {
+            let (path, value) = (fields.path_of(stray[0]), format_args!("also has {}", stray.join(", ")));
+            return Err(Violation::new(Rule::KdfMembers, path, value));
         }
+        let mut integer = |name| fields.integer(name, Rule::KdfValues);
+        let kdf = if type_name == "pbkdf2" {
+            let iterations = integer("iterations")?;
+            let hash = fields.name("hash", Rule::KdfValues)?;
+            iterations.map(|iterations| Kdf::Pbkdf2 { hash, iterations, salt })
+        } else {
+            let variant = if type_name == "argon2i" { Argon2Variant::I } else { Argon2Variant::Id };
+            match (integer("time")?, integer("memory")?, integer("cpus")?) {
+                (Some(time), Some(memory_kib), Some(cpus)) => {
+                    Some(Kdf::Argon2 { variant, time, memory_kib, cpus, salt })
+                }
+                _ => None,
+            }
+        };
+        Ok(kdf.unwrap_or(Kdf::Other { type_name, raw }))
     }
 
     fn to_map(&self) -> JsonMap {
@@ -319,17 +324,17 @@ impl Kdf {
     }
 }
 
-/// The foreign members that older tools left in the `kdf` of a passphrase slot.
-fn foreign_kdf_members(kdf: &JsonMap) -> &'static [&'static str] {
-    match kdf.get("type").and_then(Value::as_str) {
-        Some("pbkdf2") => &["time", "memory", "cpus"],
-        Some("argon2i" | "argon2id") => &["hash", "iterations"],
-        _ => &[],
+/// The members that the `kdf` of a known type has, no more and no fewer.
+fn kdf_members(type_name: &str) -> Option<&'static [&'static str]> {
+    match type_name {
+        "pbkdf2" => Some(&["type", "hash", "iterations", "salt"]),
+        "argon2i" | "argon2id" => Some(&["type", "time", "memory", "cpus", "salt"]),
+        _ => None,
     }
 }
 
-/// The one repair that a reader makes in memory (format notes 2.7): drop members of another function from each `kdf`.
-/// Says where it dropped what.
+/// The one repair that a reader makes in memory (format notes 2.7): drop from each `kdf` the members that its
+/// function does not have. Says where it dropped what.
 pub(crate) fn drop_foreign_kdf_members(root: &mut JsonMap) -> Vec<String> {
     let mut dropped = Vec::new();
     let Some(Value::Object(keyslots)) = root.get_mut("keyslots") else { return dropped };
@@ -338,11 +343,14 @@ pub(crate) fn drop_foreign_kdf_members(root: &mut JsonMap) -> Vec<String> {
             continue;
         }
         let Some(Value::Object(kdf)) = keyslot.get_mut("kdf") else { continue };
-        for name in foreign_kdf_members(kdf) {
-            if kdf.shift_remove(*name).is_some() {
+        let Some(expected) = kdf.get("type").and_then(Value::as_str).and_then(kdf_members) else { continue };
+        kdf.retain(|name, _| {
+            let keep = expected.contains(&name.as_str());
+            if !keep {
                 dropped.push(format!("keyslots.{id}.kdf.{name}"));
             }
-        }
+            keep
+        });
     }
     dropped
 }
@@ -350,7 +358,6 @@ pub(crate) fn drop_foreign_kdf_members(root: &mut JsonMap) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::json::u32_of;
 
     #[test]
     fn u32_bounds() {

@@ -172,10 +172,12 @@ impl CryptSegment {
 
 fn check_integrity(value: Value, path: String) -> Result<(), Violation> {
     let mut fields = Fields::open(Some(value), path, Rule::IntegrityObject)?;
-    fields.text("type", Rule::IntegrityType)?;
-    fields.text("journal_encryption", Rule::IntegrityJournalEncryption)?;
-    fields.text("journal_integrity", Rule::IntegrityJournalIntegrity)?;
-    fields.read_if_present("key_size", Rule::IntegrityKeySize, u32_of)?;
+    fields.name("type", Rule::IntegrityType)?;
+    fields.name("journal_encryption", Rule::IntegrityJournalEncryption)?;
+    fields.name("journal_integrity", Rule::IntegrityJournalIntegrity)?;
+    if fields.get("key_size").is_some() {
+        fields.integer("key_size", Rule::IntegrityKeySize)?;
+    }
     Ok(())
 }
 

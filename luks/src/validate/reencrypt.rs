@@ -82,7 +82,7 @@ fn check_keyslot(keyslot: &Keyslot, path: &str) -> Result<(), Violation> {
         other => return Err(Violation::new(Rule::ReencryptAreaType, area.path_of("type"), other)),
     };
     if checksum {
-        area.text("hash", Rule::ReencryptAreaHash)?;
+        area.name("hash", Rule::ReencryptAreaHash)?;
         area.read("sector_size", Rule::ReencryptAreaSectorSize, |value| {
             u32_of(value).filter(|size| *size >= 512 && size.is_power_of_two())
         })?;
