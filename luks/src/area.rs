@@ -9,7 +9,7 @@
 //! device; nothing is written past `area.size`; all lengths are held against [`Limits`] before memory is taken.
 //! Source: luks2-format §3.1–3.3.
 
-use block::{BlockIo, Bytes, SECTOR_BYTES};
+use block::{BlockIo, ByteView, Bytes, SECTOR_BYTES};
 use dmcrypt::{CipherError, CipherSpec, SectorSize};
 use secret::{Secret, scrubbed};
 
@@ -22,7 +22,7 @@ use crate::metadata::Metadata;
 use crate::metadata::keyslot::{Area, Keyslot};
 
 /// How much of an area is overwritten per write.
-const WIPE_CHUNK_BYTES: usize = 64 << 10;
+const WIPE_CHUNK_BYTES: usize = 1 << 20;
 
 /// Bytes that the split form of a key takes on disk, whole sectors.
 pub(crate) fn material_len(key_size_bytes: u32) -> Option<Bytes> {
@@ -135,16 +135,47 @@ impl AreaLayout {
 /// # Errors
 /// [`Error::Env`], or [`Error::Block`] when a write or the flush fails: the key may then still be there.
 pub(crate) fn wipe_area<D: BlockIo + ?Sized>(disk: &D, env: &Env<'_>, area: &Area) -> Result<(), Error> {
-    let mut noise = vec![0; WIPE_CHUNK_BYTES];
+    fill_random(disk, env, area.offset, area.size)?;
+    Ok(disk.flush()?)
+}
+
+/// Overwrites a range with random bytes, without a flush. Metadata may name a range that is not made of whole blocks.
+pub(crate) fn fill_random<D: BlockIo + ?Sized>(
+    disk: &D,
+    env: &Env<'_>,
+    offset: Bytes,
+    size: Bytes,
+) -> Result<(), Error> {
+    let view = ByteView::new(disk);
+    let mut noise = vec![0; size.to_usize().map_or(WIPE_CHUNK_BYTES, |size| size.min(WIPE_CHUNK_BYTES))];
     let mut done = Bytes::ZERO;
-    while let Some(left) = area.size.checked_sub(done).filter(|left| *left > Bytes::ZERO) {
-        let len_bytes = left.to_usize().map_or(WIPE_CHUNK_BYTES, |left| left.min(WIPE_CHUNK_BYTES));
+    while let Some(left) = size.checked_sub(done).filter(|left| *left > Bytes::ZERO) {
+        let len_bytes = left.to_usize().map_or(noise.len(), |left| left.min(noise.len()));
         let problem = "reaches past the end of the device";
-        let at = area.offset.checked_add(done);
-        let at = at.ok_or(Error::KeyslotArea { offset: area.offset, size: area.size, problem })?;
+        let at = offset.checked_add(done).ok_or(Error::KeyslotArea { offset, size, problem })?;
         env.rng.fill(&mut noise[..len_bytes])?;
-        disk.write_at(at, &noise[..len_bytes], false)?;
+        view.write(at, &noise[..len_bytes], false)?;
         done = Bytes(done.0 + len_bytes as u64);
     }
-    Ok(disk.flush()?)
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::env::fixed::FixedEnv;
+    use block::MemDisk;
+
+    #[test]
+    fn a_wiped_area_is_noise_and_its_neighbours_are_untouched() {
+        let disk = MemDisk::new(Bytes(64 << 10));
+        disk.write_at(Bytes(0), &vec![0xaa; 64 << 10], false).expect("fill");
+        let fixed = FixedEnv::new(1, 0);
+        fill_random(&disk, &fixed.env(), Bytes(4096 + 100), Bytes(8192)).expect("wipe");
+        let mut bytes = vec![0u8; 64 << 10];
+        disk.read_at(Bytes(0), &mut bytes).expect("read");
+        let (start, end) = (4096 + 100, 4096 + 100 + 8192);
+        assert!(bytes[..start].iter().chain(&bytes[end..]).all(|byte| *byte == 0xaa));
+        assert!(bytes[start..end].chunks(64).all(|chunk| chunk.iter().any(|byte| *byte != 0xaa)));
+    }
 }

@@ -1,0 +1,227 @@
+//! `format`: a new LUKS2 container with one keyslot.
+//!
+//! [`plan`] works everything out and touches nothing. [`format`] then writes in an order in which a crash, a full disk or an
+//! error leaves either no LUKS magic at all or a valid header with a keyslot that was seen to open:
+//!
+//! 1. the magic of every old header goes, flush;
+//! 2. the header area is zeroed, the keyslots area filled with random bytes, old signatures behind them go;
+//! 3. the keyslot's area is written, flushed, and proven by unlocking it from the disk;
+//! 4. both JSON areas, flush; the binary header of the secondary, flush; that of the primary, flush.
+//!
+//! The sequence number is 3, as after `cryptsetup luksFormat`, which writes the header twice. Sources: luks2-format §1.6, §5.
+
+mod plan;
+mod wipe;
+
+use block::{BlockIo, Bytes};
+use secret::Secret;
+
+use crate::binary::{self, BinaryHeader, Position};
+use crate::calibrate::{Effort, KdfChoice, KdfCost, calibrate};
+use crate::digest_check::{DigestCost, make_digest};
+use crate::edit::{NewKeyslot, Staged};
+use crate::env::Env;
+use crate::error::Error;
+use crate::header::{Header, load_unlocked};
+use crate::json::JsonMap;
+use crate::kdf::KdfParams;
+use crate::limits::{BINARY_HEADER, Limits};
+use crate::metadata::config::Config;
+use crate::metadata::segment::{CryptSegment, Segment, SegmentSize};
+use crate::metadata::{ById, DigestId, KeyslotId, Metadata, SegmentId};
+use crate::store::{HeaderStore, LockMode};
+use crate::unlock;
+use crate::volume_key;
+use crate::write;
+
+pub use plan::{FormatPlan, HEADER_SIZE_DEFAULT, plan};
+
+/// Sequence number of a header as `format` leaves it.
+const FORMATTED_SEQID: u64 = 3;
+
+/// Key derivation of the first keyslot.
+#[derive(Debug, Clone)]
+pub enum NewKdf {
+    /// Found by [`calibrate`]; the cost's key size is set to that of the keyslot's cipher.
+    Calibrate(KdfChoice, KdfCost),
+    /// As given, for a machine-made key.
+    Given(KdfParams),
+}
+
+/// What the new container is like. The defaults are those of cryptsetup 2.8.
+#[derive(Debug, Clone)]
+pub struct FormatParams {
+    /// Cipher of the data, in dm-crypt's notation.
+    pub cipher: String,
+    /// Size of the volume key; 512 for XTS, 256 for other modes if `None`.
+    pub key_size_bits: Option<u32>,
+    /// Encryption sector size in bytes; chosen from the data device if `None`.
+    pub sector_size: Option<u32>,
+    /// Key derivation of the first keyslot.
+    pub kdf: NewKdf,
+    /// Hash of the anti-forensic splitter and the digest.
+    pub hash: String,
+    /// Id of the first keyslot.
+    pub keyslot: KeyslotId,
+    /// Cipher of the keyslot area and size of its key in bits; those of the data if `None`.
+    pub keyslot_encryption: Option<(String, u32)>,
+    /// Label, at most 47 bytes.
+    pub label: Option<String>,
+    /// Subsystem, at most 47 bytes.
+    pub subsystem: Option<String>,
+    /// UUID; a random one if `None`.
+    pub uuid: Option<String>,
+    /// Size of one metadata copy; 16 KiB if `None`.
+    pub metadata_size: Option<Bytes>,
+    /// Size of the keyslots area; what is left of the first 16 MiB, or before the data offset, if `None`.
+    pub keyslots_size: Option<Bytes>,
+    /// Where data starts on the data device; behind the header, or 0 with a detached one, if `None`.
+    pub data_offset: Option<Bytes>,
+    /// Whether the header lies on a device of its own.
+    pub detached: bool,
+}
+
+impl Default for FormatParams {
+    fn default() -> FormatParams {
+        FormatParams {
+            cipher: "aes-xts-plain64".to_owned(),
+            key_size_bits: None,
+            sector_size: None,
+            kdf: NewKdf::Calibrate(KdfChoice::Argon2id, KdfCost::default()),
+            hash: "sha256".to_owned(),
+            keyslot: KeyslotId(0),
+            keyslot_encryption: None,
+            label: None,
+            subsystem: None,
+            uuid: None,
+            metadata_size: None,
+            keyslots_size: None,
+            data_offset: None,
+            detached: false,
+        }
+    }
+}
+
+/// Makes a new container: header and keyslots on `store`, data on `data`; the same device unless `params.detached`. Whatever
+/// `store` held is lost. With a detached header `data` is not written at all, and `store` must be
+/// [`FormatPlan::header_size`] long. Returns the header as read back from the disk.
+///
+/// # Errors
+/// Those of [`plan`] and [`calibrate`], before anything is written; errors of the disk; [`Error::NotProven`].
+pub fn format<H: HeaderStore, D: BlockIo>(
+    store: &H,
+    data: &D,
+    env: &Env<'_>,
+    params: &FormatParams,
+    passphrase: &Secret,
+) -> Result<Header, Error> {
+    let plan = plan(params, &store.geometry(), &data.geometry())?;
+    let (size, needed) = (store.geometry().size, plan.header_size());
+    if size < needed {
+        return Err(Error::DeviceTooSmall { device: "header device", size, needed });
+    }
+    let limits = Limits::default();
+    let new = first_keyslot(env, params, &plan)?;
+    let key = Secret::fill_with(plan.key_size_bytes, |bytes| env.rng.fill(bytes).map_err(Error::from))?;
+    let metadata = first_metadata(env, params, &plan, &key)?;
+    let key = volume_key::verify(&metadata, &limits, DigestId(0), key)?;
+    let staged = Staged::new(&metadata, env, &limits, &key, passphrase, &new)?;
+    let mut header = Header::create(staged.metadata.clone(), env.rng)?;
+    header.binary.seqid = FORMATTED_SEQID;
+    header.binary.uuid = match &plan.uuid {
+        Some(uuid) => uuid.clone(),
+        None => random_uuid(env)?,
+    }
+    .into_bytes();
+    header.binary.label = plan.label.clone().unwrap_or_default().into_bytes();
+    header.binary.subsystem = plan.subsystem.clone().unwrap_or_default().into_bytes();
+
+    let _guard = store.lock(LockMode::Exclusive, limits.lock_wait)?;
+    wipe::old_magic(store)?;
+    wipe::header_area(store, env, &plan)?;
+    staged.write_area(store)?;
+    unlock::prove(store, &staged.metadata, staged.id, env, &limits, key.secret(), passphrase)?;
+    write_first(store, &header)?;
+    load_unlocked(store, &limits)
+}
+
+fn first_keyslot(env: &Env<'_>, params: &FormatParams, plan: &FormatPlan) -> Result<NewKeyslot, Error> {
+    let (cipher, key_size_bytes) = &plan.keyslot_encryption;
+    let kdf = match &params.kdf {
+        NewKdf::Given(kdf) => kdf.clone(),
+        NewKdf::Calibrate(choice, cost) => {
+            calibrate(env, *choice, &KdfCost { key_size_bytes: *key_size_bytes, ..*cost })?
+        }
+    };
+    // At most 64: a key size of a known cipher.
+    let area_key_size_bytes = u32::try_from(*key_size_bytes).unwrap_or(u32::MAX);
+    Ok(NewKeyslot {
+        id: Some(params.keyslot),
+        kdf,
+        hash: plan.hash,
+        encryption: Some((cipher.clone(), area_key_size_bytes)),
+        priority: None,
+    })
+}
+
+/// The metadata without a keyslot: one segment, one digest of the volume key.
+fn first_metadata(env: &Env<'_>, params: &FormatParams, plan: &FormatPlan, key: &Secret) -> Result<Metadata, Error> {
+    let measured =
+        matches!(params.kdf, NewKdf::Calibrate(_, KdfCost { effort: Effort::IterTime { .. }, .. }));
+    let cost = if measured { DigestCost::Measured } else { DigestCost::Minimal };
+    let mut digest = make_digest(env, cost, plan.hash, key)?;
+    digest.segments.push(SegmentId(0));
+    let segment = Segment {
+        type_name: "crypt".to_owned(),
+        offset: plan.data_offset,
+        size: SegmentSize::Dynamic,
+        crypt: Some(CryptSegment {
+            iv_tweak: block::Sectors(0),
+            encryption: plan.cipher.clone(),
+            sector_size: plan.sector_size.bytes(),
+            integrity: None,
+        }),
+        opal: None,
+        flags: Vec::new(),
+        extra: JsonMap::new(),
+    };
+    Ok(Metadata {
+        keyslots: ById::new(),
+        tokens: ById::new(),
+        segments: ById::from_iter([(SegmentId(0), segment)]),
+        digests: ById::from_iter([(DigestId(0), digest)]),
+        config: Config::new(plan.metadata_size, plan.keyslots_size),
+        extra: JsonMap::new(),
+    })
+}
+
+fn random_uuid(env: &Env<'_>) -> Result<String, Error> {
+    let mut bytes = [0u8; 16];
+    env.rng.fill(&mut bytes)?;
+    Ok(uuid::Builder::from_random_bytes(bytes).into_uuid().hyphenated().to_string())
+}
+
+/// The first write of a header: what carries the magic comes last, each step behind a flush.
+fn write_first<S: BlockIo>(store: &S, header: &Header) -> Result<(), Error> {
+    let json_area = write::json_area_of(&header.metadata.to_text(), header.binary.json_size())?;
+    let [first_salt, second_salt] = header.salts.map(|salt| salt.unwrap_or(header.binary.salt));
+    let size = header.metadata_size();
+    let places = [(Position::Secondary, size, second_salt), (Position::Primary, Bytes(0), first_salt)];
+    for (_, offset, _) in places {
+        store.write_at(Bytes(offset.0 + BINARY_HEADER as u64), &json_area, false)?;
+    }
+    store.flush()?;
+    for (position, hdr_offset, salt) in places {
+        let mut copy = BinaryHeader { position, hdr_offset, salt, ..header.binary.clone() };
+        copy.csum = [0; binary::CSUM_LEN];
+        copy.csum = binary::checksum(copy.hash()?, &copy.to_bytes(), &json_area);
+        store.write_at(hdr_offset, &copy.to_bytes(), false)?;
+        store.flush()?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+pub(crate) mod sample;
+#[cfg(test)]
+mod tests;
