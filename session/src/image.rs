@@ -34,14 +34,17 @@ const MAX_LOOPS: usize = 65536;
 /// # Errors
 /// [`SessionError::Image`] for a tag that no device or several have, and for what is neither a regular file nor a block
 /// device; [`SessionError::Io`] for what is missing or forbidden.
-pub fn resolve(spec: &str) -> Result<PathBuf, SessionError> {
+pub fn resolve(spec: impl AsRef<Path>) -> Result<PathBuf, SessionError> {
+    let path = spec.as_ref();
+    // A path need not be UTF-8, a tag always is.
+    let spec = path.to_str().unwrap_or("");
     let value = |prefix| spec.strip_prefix(prefix).map(|value: &str| value.trim_matches('"'));
     let path = if let Some(uuid) = value("UUID=") {
         by_tag(spec, Path::new(BY_UUID), &uuid.to_ascii_lowercase(), |header| header.uuid.eq_ignore_ascii_case(uuid))?
     } else if let Some(label) = value("LABEL=") {
         by_tag(spec, Path::new(BY_LABEL), &udev_escaped(label), |header| header.label == label)?
     } else {
-        PathBuf::from(spec)
+        path.to_path_buf()
     };
     let canonical = path.canonicalize().map_err(SessionError::io("find", &path))?;
     let kind = fs::metadata(&canonical).map_err(SessionError::io("look at", &canonical))?.file_type();
