@@ -79,7 +79,7 @@ impl KeyProvider for LineSource {
 mod tests {
     use super::*;
     use crate::Purpose;
-    use crate::reading::tests::pipe_with;
+    use crate::reading::pipe_with;
     use std::os::fd::AsRawFd;
 
     const REQUEST: KeyRequest<'static> = KeyRequest { volume: "disk.img", purpose: Purpose::Unlock, attempt: 1 };

@@ -148,7 +148,7 @@ mod tests {
 
     #[test]
     fn pipes_are_skipped_into_and_devices_need_a_size() {
-        let pipe = crate::reading::tests::pipe_with(&[b"skip".repeat(3000), b"key".to_vec()].concat());
+        let pipe = crate::reading::pipe_with(&[b"skip".repeat(3000), b"key".to_vec()].concat());
         let file = KeyFile { path: "pipe".into(), offset_bytes: 12_000, size_bytes: None };
         assert_eq!(file.read_from(&pipe, "a pipe").unwrap().expose(), b"key");
         let zero = Path::new("/dev/zero");

@@ -114,7 +114,7 @@ impl Drop for Pages {
         if self.accessible {
             self.wipe();
             #[cfg(test)]
-            tests::WIPED_ON_DROP.with(|wiped| wiped.set(Some(self.bytes().iter().all(|&byte| byte == 0))));
+            WIPED_ON_DROP.with(|wiped| wiped.set(Some(self.bytes().iter().all(|&byte| byte == 0))));
         }
         // SAFETY: the mapping is ours, of exactly this length, and no reference into it outlives `self`. Unmapping also
         // unlocks. An error cannot be acted on: the bytes are zero already.
@@ -244,14 +244,15 @@ fn whole_pages<T>(memory: &mut [MaybeUninit<T>]) -> (usize, usize) {
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
+thread_local! {
+    /// What the last dropped `Pages` of this thread held just before it was unmapped: only zeros?
+    pub(crate) static WIPED_ON_DROP: std::cell::Cell<Option<bool>> = const { std::cell::Cell::new(None) };
+}
+
+#[cfg(test)]
+mod tests {
     use super::*;
     use std::cell::Cell;
-
-    thread_local! {
-        /// What the last dropped `Pages` of this thread held just before it was unmapped: only zeros?
-        pub(crate) static WIPED_ON_DROP: Cell<Option<bool>> = const { Cell::new(None) };
-    }
 
     #[test]
     fn pages_are_wiped_before_they_are_unmapped() {

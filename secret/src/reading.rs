@@ -131,19 +131,19 @@ impl<'a> Source<'a> {
     }
 }
 
+/// A pipe that holds `content` and is closed at its other end; for tests.
 #[cfg(test)]
-pub(crate) mod tests {
+pub(crate) fn pipe_with(content: &[u8]) -> std::os::fd::OwnedFd {
+    let Ok((reader, writer)) = rustix::pipe::pipe() else { panic!("no pipe") };
+    let content = content.to_vec();
+    std::thread::spawn(move || std::io::Write::write_all(&mut std::fs::File::from(writer), &content));
+    reader
+}
+
+#[cfg(test)]
+mod tests {
     use super::*;
     use std::io::Write;
-    use std::os::fd::OwnedFd;
-
-    /// A pipe that holds `content` and is closed at its other end.
-    pub(crate) fn pipe_with(content: &[u8]) -> OwnedFd {
-        let (reader, writer) = rustix::pipe::pipe().unwrap();
-        let content = content.to_vec();
-        std::thread::spawn(move || std::fs::File::from(writer).write_all(&content));
-        reader
-    }
 
     fn line_of(content: &[u8], limit_bytes: usize) -> Result<Vec<u8>, KeySourceError> {
         let pipe = pipe_with(content);

@@ -109,7 +109,7 @@ impl fmt::Debug for Secret {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pages::tests::WIPED_ON_DROP;
+    use crate::pages::WIPED_ON_DROP;
 
     /// The `VmFlags` words of the mapping that holds `address`, from /proc/self/smaps.
     fn vm_flags(address: usize) -> Vec<String> {

@@ -27,7 +27,8 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// A disk without `write_zeroes`, so that the fallback is tried too.
+/// A disk without `write_zeroes`, so that the fallback is tried too. Every read gives way to other threads, so that a
+/// read-modify-write that is not protected is seen to lose bytes.
 struct NoZeroes(MemDisk);
 
 impl BlockIo for NoZeroes {
@@ -35,7 +36,9 @@ impl BlockIo for NoZeroes {
         self.0.geometry()
     }
     fn read_at(&self, offset: Bytes, buf: &mut [u8]) -> Result<(), BlockError> {
-        self.0.read_at(offset, buf)
+        self.0.read_at(offset, buf)?;
+        std::thread::yield_now();
+        Ok(())
     }
     fn write_at(&self, offset: Bytes, buf: &[u8], fua: bool) -> Result<(), BlockError> {
         self.0.write_at(offset, buf, fua)
@@ -138,6 +141,54 @@ fn threads_that_share_blocks_lose_no_bytes() {
             no_byte_is_lost(block, grain, seed);
         }
     }
+}
+
+/// A disk that a reader can catch in the middle of a write: every write first leaves garbage.
+struct Tearing(MemDisk);
+
+impl BlockIo for Tearing {
+    fn geometry(&self) -> Geometry {
+        self.0.geometry()
+    }
+    fn read_at(&self, offset: Bytes, buf: &mut [u8]) -> Result<(), BlockError> {
+        self.0.read_at(offset, buf)
+    }
+    fn write_at(&self, offset: Bytes, buf: &[u8], fua: bool) -> Result<(), BlockError> {
+        self.0.write_at(offset, &vec![0xff; buf.len()], fua)?;
+        std::thread::yield_now();
+        self.0.write_at(offset, buf, fua)
+    }
+    fn write_zeroes(&self, offset: Bytes, len: Bytes) -> Result<(), BlockError> {
+        self.0.write_zeroes(offset, len)
+    }
+    fn discard(&self, offset: Bytes, len: Bytes) -> Result<(), BlockError> {
+        self.0.discard(offset, len)
+    }
+    fn flush(&self) -> Result<(), BlockError> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_reader_of_other_bytes_of_a_block_never_sees_it_half_written_back() {
+    let view = ByteView::new(Tearing(MemDisk::with_block(Bytes(4096), 4096)));
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let reader = scope.spawn(|| {
+            let mut reads = 0;
+            while !done.load(std::sync::atomic::Ordering::Relaxed) || reads < 100 {
+                let mut seen = [1; 100];
+                view.read(Bytes(10), &mut seen).unwrap();
+                assert_eq!(seen, [0; 100]);
+                reads += 1;
+            }
+        });
+        for round in 0..2000_u64 {
+            view.write(Bytes(200 + round % 7), &[round as u8; 50], false).unwrap();
+        }
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+        reader.join().unwrap();
+    });
 }
 
 #[test]

@@ -167,6 +167,34 @@ fn is_denied(error: &LockError) -> bool {
         if matches!(source.kind(), std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem))
 }
 
+/// A file in the lock folder that is not locked yet.
+struct OpenLockFile {
+    folder: OwnedFd,
+    name: String,
+    fd: OwnedFd,
+}
+
+impl OpenLockFile {
+    fn open(folder_path: &Path, name: &str) -> Result<OpenLockFile, Errno> {
+        match fs::mkdir(folder_path, Mode::RWXU) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(errno) => return Err(errno),
+        }
+        let folder_flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let folder = fs::open(folder_path, folder_flags, Mode::empty())?;
+        let flags = OFlags::CREATE | OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let fd = fs::openat(&folder, name, flags, Mode::RUSR | Mode::WUSR | Mode::RGRP | Mode::ROTH)?;
+        Ok(OpenLockFile { folder, name: name.to_owned(), fd })
+    }
+
+    fn try_lock(self, shared: bool, what: PathBuf) -> Result<LockFile, Refusal> {
+        try_flock(&self.fd, shared, &what)?;
+        let lock = LockFile { folder: self.folder, name: self.name, fd: self.fd };
+        // The last user before us may have unlinked the file between our open and our lock: then we hold nothing.
+        if lock.is_named() { Ok(lock) } else { Err(Refusal::Taken(what)) }
+    }
+}
+
 /// A locked file in the lock folder.
 struct LockFile {
     folder: OwnedFd,
@@ -177,19 +205,9 @@ struct LockFile {
 impl LockFile {
     fn try_lock(folder_path: &Path, name: &str, shared: bool) -> Result<LockFile, Refusal> {
         let what = folder_path.join(name);
-        let fail = |errno: Errno| Refusal::Failed(LockError::Io { what: what.clone(), source: errno.into() });
-        match fs::mkdir(folder_path, Mode::RWXU) {
-            Ok(()) | Err(Errno::EXIST) => {}
-            Err(errno) => return Err(fail(errno)),
-        }
-        let folder_flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let folder = fs::open(folder_path, folder_flags, Mode::empty()).map_err(fail)?;
-        let flags = OFlags::CREATE | OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let fd = fs::openat(&folder, name, flags, Mode::RUSR | Mode::WUSR | Mode::RGRP | Mode::ROTH).map_err(fail)?;
-        try_flock(&fd, shared, &what)?;
-        let lock = LockFile { folder, name: name.to_owned(), fd };
-        // The last user before us may have unlinked the file between our open and our lock: then we hold nothing.
-        if lock.is_named() { Ok(lock) } else { Err(Refusal::Taken(what)) }
+        OpenLockFile::open(folder_path, name)
+            .map_err(|errno| Refusal::Failed(LockError::Io { what: what.clone(), source: errno.into() }))?
+            .try_lock(shared, what)
     }
 
     /// Whether the path still leads to the locked inode.

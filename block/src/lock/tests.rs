@@ -59,7 +59,7 @@ fn the_use_lock_does_not_stand_in_the_way_of_flock() {
     let file = image();
     let disk = open(&file, false);
     let _open = disk.lock_use(false).unwrap();
-    flock(&File::open(file.path()).unwrap(), FlockOperation::NonBlockingLockExclusive).unwrap();
+    flock(File::open(file.path()).unwrap(), FlockOperation::NonBlockingLockExclusive).unwrap();
     drop(disk.lock_metadata(false, NOW));
 }
 

@@ -42,6 +42,16 @@ fn a_lock_on_an_unlinked_file_is_no_lock_and_leaves_its_successor_alone() {
 }
 
 #[test]
+fn a_file_that_its_last_user_unlinked_before_our_lock_is_no_lock() {
+    let folder = tempfile::tempdir().unwrap();
+    let last_user = lock(folder.path(), false).unwrap();
+    let ours = OpenLockFile::open(folder.path(), "L_7:3").unwrap();
+    drop(last_user);
+    let result = ours.try_lock(false, folder.path().join("L_7:3"));
+    assert!(matches!(result, Err(Refusal::Taken(_))));
+}
+
+#[test]
 fn threads_that_fight_for_a_lock_file_never_hold_it_together() {
     use std::sync::atomic::{AtomicU32, Ordering};
     let folder = tempfile::tempdir().unwrap();
