@@ -10,3 +10,8 @@ pub mod skip;
 
 pub use rig::Rig;
 pub use skip::skip;
+
+/// The README's example, compiled as a doctest.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;
