@@ -112,10 +112,7 @@ mod tests {
             diffused(HashAlg::Sha256, 0x28),
             "bff51a6d513395979e3a870c8483769a5a70002e6e32c146c53e1d2edc4670029168dfa0b824fbae"
         );
-        assert_eq!(
-            diffused(HashAlg::Sha1, 0x20),
-            "84e066de1e0d3544386085dd64a6451af137c6f0348ec54d3df31b787d1ba9d0"
-        );
+        assert_eq!(diffused(HashAlg::Sha1, 0x20), "84e066de1e0d3544386085dd64a6451af137c6f0348ec54d3df31b787d1ba9d0");
     }
 
     #[test]

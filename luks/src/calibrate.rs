@@ -145,9 +145,7 @@ fn calibrate_pbkdf2(env: &Env<'_>, hash: HashAlg, cost: &KdfCost) -> Result<KdfP
     }
     let iterations = match cost.effort {
         Effort::Forced { iterations } => iterations,
-        Effort::IterTime { target_ms } => {
-            pbkdf2_iterations(env, hash, cost.key_size_bytes.clamp(16, 64), target_ms)?
-        }
+        Effort::IterTime { target_ms } => pbkdf2_iterations(env, hash, cost.key_size_bytes.clamp(16, 64), target_ms)?,
     };
     KdfParams::pbkdf2(hash, iterations)
 }

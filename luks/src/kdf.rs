@@ -215,10 +215,7 @@ mod tests {
         ];
         for (kdf, expected) in cases {
             let (error, touched) = refused(&kdf, &limits);
-            assert!(
-                matches!(&error, Error::KdfLimit { parameter, .. } if *parameter == expected),
-                "{kdf:?}: {error}"
-            );
+            assert!(matches!(&error, Error::KdfLimit { parameter, .. } if *parameter == expected), "{kdf:?}: {error}");
             assert_eq!(touched, 0, "{kdf:?}");
         }
     }

@@ -216,3 +216,253 @@ impl Attempt<'_> {
         Ok(VolumeKey::judged(digest_id, &digest, Some(id), candidate))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use block::{Bytes, MemDisk};
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::area::wipe_area;
+    use crate::digest_check::{DigestCost, make_digest};
+    use crate::env::fixed::FixedEnv;
+    use crate::hash::HashAlg;
+    use crate::metadata::keyslot::Kdf;
+
+    const METADATA_SIZE: Bytes = Bytes(0x4000);
+    const AREA_BYTES: u64 = 65536;
+    const KEY: [u8; 16] = *b"sixteen byte key";
+    const PASSPHRASE: &[u8] = b"passphrase";
+
+    /// A disk with `slots` keyslots, all opened by [`PASSPHRASE`] and listed from the highest id down.
+    struct Bench {
+        fixed: FixedEnv,
+        disk: MemDisk,
+        metadata: Metadata,
+    }
+
+    impl Bench {
+        fn new(slots: u32) -> Bench {
+            let fixed = FixedEnv::new(11, 1);
+            let keyslots: serde_json::Map<String, Value> =
+                (0..slots).rev().map(|id| (id.to_string(), keyslot_json(id))).collect();
+            let digest = make_digest(&fixed.env(), DigestCost::Minimal, HashAlg::Sha256, &secret(&KEY)).unwrap();
+            let mut digest = Value::Object(digest.to_map());
+            digest["segments"] = json!(["0"]);
+            digest["keyslots"] = (0..slots).map(|id| Value::from(id.to_string())).collect();
+            let text = json!({
+                "keyslots": keyslots, "tokens": {}, "digests": {"0": digest},
+                "segments": {"0": {"type": "crypt", "offset": "16777216", "size": "dynamic", "iv_tweak": "0",
+                                   "encryption": "aes-xts-plain64", "sector_size": 512}},
+                "config": {"json_size": "12288", "keyslots_size": "16744448"},
+            });
+            let metadata = Metadata::parse(&text.to_string(), METADATA_SIZE).unwrap();
+            let bench = Bench { fixed, disk: MemDisk::new(Bytes::from_mib(17)), metadata };
+            (0..slots).for_each(|id| bench.write(KeyslotId(id)));
+            bench
+        }
+
+        fn write(&self, id: KeyslotId) {
+            let (env, limits) = (self.fixed.env(), Limits::default());
+            let keyslot = self.metadata.keyslots.get(id).unwrap();
+            let layout = AreaLayout::of(&self.metadata, keyslot, &limits).unwrap();
+            let area_key = derive_area_key(&env, &limits, keyslot, &layout, &secret(PASSPHRASE)).unwrap();
+            layout.write(&self.disk, &layout.seal(&env, &area_key, &secret(&KEY)).unwrap()).unwrap();
+        }
+
+        fn slot(&mut self, id: u32) -> &mut Keyslot {
+            self.metadata.keyslots.get_mut(KeyslotId(id)).unwrap()
+        }
+
+        fn kdf(&mut self, id: u32) -> &mut Kdf {
+            match &mut self.slot(id).kind {
+                crate::metadata::keyslot::KeyslotKind::Luks2(slot) => &mut slot.kdf,
+                other => panic!("{other:?}"),
+            }
+        }
+
+        fn unlock(&self, request: &UnlockRequest, passphrase: &[u8]) -> Result<VolumeKey, Error> {
+            let (env, limits) = (self.fixed.env(), Limits { kdf_iterations: 1 << 20, ..Limits::default() });
+            unlock_held(&self.disk, &self.metadata, &env, &limits, request, &secret(passphrase))
+        }
+
+        fn opened(&self) -> Option<KeyslotId> {
+            let key = self.unlock(&UnlockRequest::default(), PASSPHRASE).unwrap();
+            assert_eq!(key.expose(), KEY);
+            key.keyslot()
+        }
+    }
+
+    fn secret(bytes: &[u8]) -> Secret {
+        Secret::copy_of(bytes).unwrap()
+    }
+
+    fn keyslot_json(id: u32) -> Value {
+        json!({
+            "type": "luks2", "key_size": 16, "af": {"type": "luks1", "stripes": 4000, "hash": "sha256"},
+            "area": {"type": "raw", "offset": (32768 + u64::from(id) * AREA_BYTES).to_string(),
+                     "size": AREA_BYTES.to_string(), "encryption": "aes-cbc-essiv:sha256", "key_size": 32},
+            "kdf": {"type": "pbkdf2", "hash": "sha256", "iterations": 1000 + id,
+                    "salt": "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="},
+        })
+    }
+
+    #[test]
+    fn slots_are_tried_by_priority_then_in_the_order_of_the_json() {
+        let mut bench = Bench::new(4);
+        assert_eq!(bench.opened(), Some(KeyslotId(3)), "listed first");
+        bench.slot(1).priority = Some(Priority::Prefer);
+        assert_eq!(bench.opened(), Some(KeyslotId(1)));
+        bench.slot(1).priority = Some(Priority::Ignore);
+        bench.slot(3).priority = Some(Priority::Ignore);
+        assert_eq!(bench.opened(), Some(KeyslotId(2)));
+        bench.slot(0).priority = Some(Priority::Normal);
+        bench.slot(2).priority = Some(Priority::Ignore);
+        assert_eq!(bench.opened(), Some(KeyslotId(0)));
+        bench.slot(0).priority = Some(Priority::Ignore);
+        let none = bench.unlock(&UnlockRequest::default(), PASSPHRASE);
+        assert!(matches!(none, Err(Error::NoUsableKeyslot { broken }) if broken.is_empty()));
+        let by_id = UnlockRequest { keyslot: Some(KeyslotId(3)), ..UnlockRequest::default() };
+        assert_eq!(bench.unlock(&by_id, PASSPHRASE).unwrap().keyslot(), Some(KeyslotId(3)));
+    }
+
+    /// Damages slot `id` in one way and says how the error must look.
+    fn damage(bench: &mut Bench, id: u32) -> fn(&Error) -> bool {
+        match id {
+            1 => {
+                *bench.kdf(id) = Kdf::Pbkdf2 { hash: "sha256".into(), iterations: 1000, salt: "AAAA".into() };
+                |error| matches!(error, Error::Salt { len_bytes: Some(3) })
+            }
+            2 => {
+                *bench.kdf(id) = Kdf::Pbkdf2 { hash: "md4".into(), iterations: 1000, salt: String::new() };
+                |error| matches!(error, Error::UnknownHash { .. })
+            }
+            3 => {
+                *bench.kdf(id) = Kdf::Other { type_name: "scrypt".into(), raw: serde_json::Map::new() };
+                |error| matches!(error, Error::UnknownKdf { .. })
+            }
+            4 => {
+                bench.slot(id).area.encryption = Some("serpent-xts-plain64".into());
+                |error| matches!(error, Error::Cipher(_))
+            }
+            5 => {
+                bench.slot(id).area.key_size_bytes = Some(17);
+                |error| matches!(error, Error::Cipher(dmcrypt::CipherError::KeySize { .. }))
+            }
+            6 => {
+                bench.slot(id).area.offset = Bytes(16 << 20);
+                |error| matches!(error, Error::KeyslotArea { .. })
+            }
+            7 => {
+                bench.slot(id).area.offset = Bytes(u64::MAX - 511);
+                |error| matches!(error, Error::KeyslotArea { .. })
+            }
+            8 => {
+                bench.slot(id).key_size_bytes = u32::MAX;
+                |error| matches!(error, Error::KeyslotArea { .. })
+            }
+            9 => {
+                bench.slot(id).key_size_bytes = 0;
+                |error| matches!(error, Error::KeyslotArea { .. })
+            }
+            _ => {
+                let salt = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=".into();
+                *bench.kdf(id) = Kdf::Pbkdf2 { hash: "sha256".into(), iterations: u32::MAX, salt };
+                |error| matches!(error, Error::KdfLimit { .. })
+            }
+        }
+    }
+
+    #[test]
+    fn broken_slots_are_named_and_do_not_hide_the_good_one() {
+        let mut bench = Bench::new(11);
+        let expected: Vec<_> = (1..=10).map(|id| (KeyslotId(id), damage(&mut bench, id))).collect();
+        assert_eq!(bench.opened(), Some(KeyslotId(0)), "the last in the JSON, behind all broken ones");
+        let Err(Error::NoKey { tried, broken }) = bench.unlock(&UnlockRequest::default(), b"wrong") else {
+            panic!("a wrong passphrase opened something");
+        };
+        assert_eq!((tried, broken.len()), (vec![KeyslotId(0)], 10));
+        for (broken, (id, matches)) in broken.iter().rev().zip(&expected) {
+            assert!(broken.keyslot == *id && matches(&broken.reason), "{broken}");
+        }
+        bench.metadata.keyslots.remove(KeyslotId(0));
+        let all = bench.unlock(&UnlockRequest::default(), PASSPHRASE);
+        assert!(matches!(all, Err(Error::NoUsableKeyslot { broken }) if broken.len() == 10));
+    }
+
+    #[test]
+    fn an_area_past_the_end_of_the_device_is_named() {
+        let bench = Bench::new(2);
+        bench.disk.set_len(Bytes(32768 + AREA_BYTES + 512));
+        assert_eq!(bench.opened(), Some(KeyslotId(0)));
+        let request = UnlockRequest { keyslot: Some(KeyslotId(1)), ..UnlockRequest::default() };
+        match bench.unlock(&request, PASSPHRASE) {
+            Err(Error::NoUsableKeyslot { broken }) => {
+                assert!(matches!(*broken[0].reason, Error::KeyslotArea { .. }), "{}", broken[0]);
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_written_slot_is_proven_and_a_lost_write_is_found() {
+        let bench = Bench::new(1);
+        let (env, limits) = (bench.fixed.env(), Limits::default());
+        let proof = |passphrase: &[u8], key: &[u8]| {
+            let (passphrase, key) = (secret(passphrase), secret(key));
+            prove(&bench.disk, &bench.metadata, KeyslotId(0), &env, &limits, &key, &passphrase).map(|_| ())
+        };
+        assert!(proof(PASSPHRASE, &KEY).is_ok());
+        assert!(matches!(proof(b"other", &KEY), Err(Error::NotProven { keyslot: KeyslotId(0) })));
+        assert!(matches!(proof(PASSPHRASE, &[0; 16]), Err(Error::NotProven { .. })));
+        bench.disk.write_at(Bytes(32768 + 512), &[0; 512], false).unwrap();
+        assert!(matches!(proof(PASSPHRASE, &KEY), Err(Error::NotProven { .. })));
+    }
+
+    #[test]
+    fn a_wiped_area_gives_no_key_and_its_neighbours_are_untouched() {
+        let mut bench = Bench::new(3);
+        let area = bench.slot(1).area.clone();
+        wipe_area(&bench.disk, &bench.fixed.env(), &area).unwrap();
+        let mut area = vec![0; AREA_BYTES as usize];
+        bench.disk.read_at(Bytes(32768 + AREA_BYTES), &mut area).unwrap();
+        let zeros = area.iter().filter(|byte| **byte == 0).count();
+        assert!(zeros < area.len() / 100, "{zeros} zeros in a wiped area");
+        for (id, opens) in [(0, true), (1, false), (2, true)] {
+            let request = UnlockRequest { keyslot: Some(KeyslotId(id)), ..UnlockRequest::default() };
+            assert_eq!(bench.unlock(&request, PASSPHRASE).is_ok(), opens, "keyslot {id}");
+        }
+    }
+
+    #[test]
+    fn nothing_is_sealed_that_does_not_fit() {
+        let mut bench = Bench::new(1);
+        let (limits, area_key) = (Limits::default(), secret(&[1; 32]));
+        let layout = |bench: &Bench| {
+            AreaLayout::of(&bench.metadata, bench.metadata.keyslots.get(KeyslotId(0)).unwrap(), &limits).unwrap()
+        };
+        let wrong_length = layout(&bench).seal(&bench.fixed.env(), &area_key, &secret(&[1; 32]));
+        assert!(matches!(wrong_length, Err(Error::KeySize { expected_bytes: 16, got_bytes: 32 })));
+        bench.slot(0).area.size = Bytes(63 * 1024);
+        assert_eq!(bench.opened(), Some(KeyslotId(0)), "the declared size does not matter to a reader");
+        bench.slot(0).area.size = Bytes(62 * 1024);
+        let sealed = layout(&bench).seal(&bench.fixed.env(), &area_key, &secret(&KEY));
+        assert!(matches!(sealed, Err(Error::KeyslotArea { .. })));
+    }
+
+    #[test]
+    fn the_default_segment_is_the_one_that_will_remain() {
+        let mut bench = Bench::new(1);
+        assert_eq!(default_segment(&bench.metadata), SegmentId(0));
+        let mut last = bench.metadata.segments.get(SegmentId(0)).unwrap().clone();
+        last.flags = vec!["backup-final".to_owned()];
+        bench.metadata.segments.insert(SegmentId(2), last);
+        assert_eq!(default_segment(&bench.metadata), SegmentId(2));
+        let request = UnlockRequest::default();
+        assert!(matches!(bench.unlock(&request, PASSPHRASE), Err(Error::NoUsableKeyslot { .. })), "no slot for it");
+        let first = UnlockRequest { keyslot: None, purpose: Purpose::Segment(SegmentId(0)) };
+        assert!(bench.unlock(&first, PASSPHRASE).is_ok());
+        let bound = UnlockRequest { keyslot: Some(KeyslotId(0)), ..request };
+        assert!(matches!(bench.unlock(&bound, PASSPHRASE), Err(Error::KeyslotUnbound { .. })));
+    }
+}

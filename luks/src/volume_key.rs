@@ -84,10 +84,8 @@ pub(crate) fn verify(metadata: &Metadata, limits: &Limits, id: DigestId, key: Se
 fn key_sizes(metadata: &Metadata, id: DigestId) -> Option<Vec<usize>> {
     let digest = metadata.digests.get(id)?;
     let keyslots = digest.keyslots.iter().filter_map(|keyslot| metadata.keyslots.get(*keyslot));
-    let sizes: Vec<usize> = keyslots
-        .filter(|keyslot| keyslot.luks2().is_some())
-        .map(|keyslot| keyslot.key_size_bytes as usize)
-        .collect();
+    let sizes: Vec<usize> =
+        keyslots.filter(|keyslot| keyslot.luks2().is_some()).map(|keyslot| keyslot.key_size_bytes as usize).collect();
     if !sizes.is_empty() {
         return Some(sizes);
     }

@@ -37,11 +37,7 @@ impl Cost {
         let least_kib = u64::from(self.lanes) * u64::from(Params::MIN_M_COST);
         within("memory in KiB", u64::from(self.memory_kib), least_kib, u64::from(limits.kdf_memory_kib))?;
         within("time", u64::from(self.time), 1, u64::from(limits.kdf_time))?;
-        at_most(
-            "memory × time in KiB",
-            u64::from(self.memory_kib) * u64::from(self.time),
-            limits.kdf_total_work_kib,
-        )
+        at_most("memory × time in KiB", u64::from(self.memory_kib) * u64::from(self.time), limits.kdf_total_work_kib)
     }
 
     /// Work memory of the derivation.
