@@ -235,10 +235,8 @@ fn probe_luks(disk: &dyn BlockIo, found: &mut Vec<Signature>) -> Result<(), Bloc
         .chain(LUKS2_SECONDARY.into_iter().map(|offset| (offset, LUKS_SECONDARY_MAGIC)))
     {
         let piece = read_window(disk, offset, HEADER_WINDOW_BYTES)?;
-        if piece.has(offset, magic) {
-            if let Some(name) = name(&piece, offset) {
-                found.push(Signature { name, offset: Bytes(offset) });
-            }
+        if let Some(name) = name(&piece, offset).filter(|_| piece.has(offset, magic)) {
+            found.push(Signature { name, offset: Bytes(offset) });
         }
     }
     Ok(())
@@ -266,10 +264,9 @@ fn probe_tail(disk: &dyn BlockIo, found: &mut Vec<Signature>) -> Result<(), Bloc
         }
     }
     for block in [512, 4096] {
-        if let Some(offset) = (size - size % block).checked_sub(block) {
-            if tail.has(offset, b"EFI PART") {
-                add("GPT", offset);
-            }
+        match (size - size % block).checked_sub(block) {
+            Some(offset) if tail.has(offset, b"EFI PART") => add("GPT", offset),
+            _ => {}
         }
     }
     Ok(())

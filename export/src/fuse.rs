@@ -240,10 +240,11 @@ impl FuseExport {
 
 impl Drop for FuseExport {
     fn drop(&mut self) {
-        if !self.has_ended() {
-            if let Err(error) = unmount::unmount(&self.mount_point) {
-                log::warn!("{error}");
-            }
+        if self.has_ended() {
+            return;
+        }
+        if let Err(error) = unmount::unmount(&self.mount_point) {
+            log::warn!("{error}");
         }
     }
 }
