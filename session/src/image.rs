@@ -65,10 +65,10 @@ pub fn resolve(spec: impl AsRef<Path>) -> Result<PathBuf, SessionError> {
 pub fn check_not_in_use(path: &Path) -> Result<(), SessionError> {
     let metadata = fs::metadata(path).map_err(SessionError::io("look at", path))?;
     let in_use = |how: String| Err(SessionError::ImageInUse { image: path.to_path_buf(), how });
-    if metadata.file_type().is_block_device() {
-        if let Some(how) = block_device_user(path, metadata.rdev())? {
-            return in_use(how);
-        }
+    let is_device = metadata.file_type().is_block_device();
+    let stacked = if is_device { block_device_user(path, metadata.rdev())? } else { None };
+    if let Some(how) = stacked {
+        return in_use(how);
     }
     if let Some(how) = swap_user(&metadata)? {
         return in_use(how);
@@ -76,7 +76,7 @@ pub fn check_not_in_use(path: &Path) -> Result<(), SessionError> {
     if let Some(device) = loops_on(&metadata)?.first() {
         return in_use(format!("{} is attached to it", device.display()));
     }
-    if metadata.file_type().is_block_device() && claimed(path)? {
+    if is_device && claimed(path)? {
         return in_use("the kernel holds it: a mounted file system, RAID, LVM, a mapping or swap".to_owned());
     }
     match use_lock(path)? {

@@ -202,10 +202,10 @@ fn model_run(stack: &Stack, size: u64, seed: u64) -> Result<u32, String> {
     let mut zeroed = 0;
     for round in 0..120 {
         let start = xorshift(&mut state) % (size / BLOCK) * BLOCK;
-        let most = if xorshift(&mut state) % 4 == 0 { size / BLOCK } else { 64 };
+        let most = if xorshift(&mut state).is_multiple_of(4) { size / BLOCK } else { 64 };
         let len = ((1 + xorshift(&mut state) % most) * BLOCK).min(size - start);
         let range = usize::try_from(start).unwrap()..usize::try_from(start + len).unwrap();
-        if xorshift(&mut state) % 2 == 0 {
+        if xorshift(&mut state).is_multiple_of(2) {
             let word = state.to_le_bytes();
             for (byte, value) in model[range.clone()].iter_mut().zip(word.iter().cycle()) {
                 *byte = *value;
