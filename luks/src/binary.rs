@@ -137,7 +137,7 @@ impl BinaryHeader {
             return Err(Violation::new(Rule::HdrOffset, position.to_string(), value));
         }
         let hdr_size = Bytes(u64::from_be_bytes(field(bytes, HDR_SIZE_AT)));
-        if hdr_size < METADATA_SIZE_MIN || hdr_size > METADATA_SIZE_MAX || hdr_size.0 % 512 != 0 {
+        if hdr_size < METADATA_SIZE_MIN || hdr_size > METADATA_SIZE_MAX || !hdr_size.0.is_multiple_of(512) {
             return Err(Violation::new(Rule::HdrSize, position.to_string(), hdr_size.0));
         }
         if position == Position::Secondary && hdr_size != offset {

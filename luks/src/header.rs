@@ -356,3 +356,6 @@ fn check_device_size<D: BlockIo + ?Sized>(disk: &D, header: &Header) -> Result<(
     let value = format_args!("{} bytes, header and keyslots need {}", size.0, needed.0);
     Err(Violation::new(Rule::DeviceSize, "", value))
 }
+
+#[cfg(test)]
+mod tests;

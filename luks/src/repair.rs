@@ -110,3 +110,79 @@ fn check_signatures(disk: &dyn BlockIo, plan: &RepairPlan, position: Position) -
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use block::MemDisk;
+    use block::fault::{FaultDisk, Op};
+
+    use super::*;
+    use crate::env::fixed::FixedEnv;
+    use crate::metadata::Metadata;
+    use crate::write::commit;
+
+    const PLAIN: &str = include_str!("../tests/vectors/plain.json");
+
+    fn written() -> MemDisk {
+        let disk = MemDisk::new(Bytes(20 << 20));
+        let metadata = Metadata::parse(PLAIN.trim_end(), Bytes(0x4000)).unwrap();
+        let mut header = Header::create(metadata, FixedEnv::new(1, 1).env().rng).unwrap();
+        header.binary.label = b"kept".to_vec();
+        commit(&disk, &mut header).unwrap();
+        disk
+    }
+
+    fn mend<S: HeaderStore>(disk: &S, foreign: ForeignSignature) -> Result<RepairPlan, Error> {
+        repair(disk, FixedEnv::new(2, 1).env().rng, &Limits::default(), foreign)
+    }
+
+    #[test]
+    fn each_copy_is_mended_from_the_other() {
+        for (offset, position) in [(0, Position::Primary), (0x4000, Position::Secondary)] {
+            let disk = written();
+            let before = load_unlocked(&disk, &Limits::default()).unwrap();
+            disk.write_at(Bytes(offset), &[0; 0x2000], false).unwrap();
+            let done = mend(&disk, ForeignSignature::Refuse).unwrap();
+            assert_eq!(done.rewrite.unwrap().0, position);
+            let after = load_unlocked(&disk, &Limits::default()).unwrap();
+            assert!(after.health().is_healthy());
+            assert_eq!((after.seqid(), after.label()), (before.seqid(), "kept".to_owned()));
+            assert_eq!(after.json_area(), before.json_area());
+            let at = usize::from(position == Position::Secondary);
+            assert_ne!(after.salts[at], before.salts[at], "the rewritten copy has a fresh salt");
+            assert_eq!(after.salts[1 - at], before.salts[1 - at], "the good copy is untouched");
+        }
+    }
+
+    #[test]
+    fn a_healthy_header_is_not_written() {
+        let disk = FaultDisk::new(written());
+        assert_eq!(mend(&disk, ForeignSignature::Refuse).unwrap().rewrite, None);
+        assert_eq!(disk.counts().writes, 0);
+    }
+
+    #[test]
+    fn another_format_in_the_place_of_a_copy_stops_the_repair() {
+        let disk = FaultDisk::new(written());
+        let mut block = [0; 4096];
+        block[..4].copy_from_slice(b"XFSB");
+        disk.inner().write_at(Bytes(0), &block, false).unwrap();
+        let error = mend(&disk, ForeignSignature::Refuse).unwrap_err();
+        assert!(matches!(error, Error::AmbiguousSignature { signature: "xfs", offset: Bytes(0), .. }), "{error}");
+        assert_eq!(disk.counts().writes, 0);
+        mend(&disk, ForeignSignature::Overwrite).unwrap();
+        assert!(load_unlocked(&disk, &Limits::default()).unwrap().health().is_healthy());
+    }
+
+    #[test]
+    fn a_repair_that_is_cut_short_can_be_repeated() {
+        for nth in 1..=4 {
+            let disk = FaultDisk::new(written());
+            disk.inner().write_at(Bytes(0x4000), &[0; 4096], false).unwrap();
+            disk.fail_once(Op::Change, nth, block::BlockErrorKind::Io);
+            assert!(mend(&disk, ForeignSignature::Refuse).is_err());
+            mend(&disk, ForeignSignature::Refuse).unwrap();
+            assert!(load_unlocked(&disk, &Limits::default()).unwrap().health().is_healthy());
+        }
+    }
+}

@@ -239,8 +239,6 @@ rules! {
     ReencryptMode = "reencrypt-mode" in "3.8";
     /// The re-encryption direction is known.
     ReencryptDirection = "reencrypt-direction" in "3.8";
-    /// The resilience type of the re-encryption area is known.
-    ReencryptAreaType = "reencrypt-area-type" in "3.8";
     /// Checksum resilience names its hash.
     ReencryptAreaHash = "reencrypt-area-hash" in "3.8";
     /// Checksum resilience has a sector size: a power of two, at least 512.

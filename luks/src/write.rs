@@ -73,7 +73,7 @@ pub(crate) fn commit<D: BlockIo + ?Sized>(disk: &D, header: &mut Header) -> Resu
 
     header.poisoned = true;
     let mut written = Vec::with_capacity(2);
-    for (position, offset) in [(Position::Primary, Bytes(0)), (Position::Secondary, size)] {
+    for (position, offset) in order_of(header, size) {
         let salt = salt_for(header, position)?;
         let binary = BinaryHeader { position, seqid, salt, hdr_offset: offset, ..header.binary.clone() };
         written.push(write_copy(disk, binary, &json_area)?);
@@ -82,7 +82,8 @@ pub(crate) fn commit<D: BlockIo + ?Sized>(disk: &D, header: &mut Header) -> Resu
 
     header.metadata = metadata;
     header.health = Health { primary: CopyState::Ok, secondary: CopyState::Ok, ignored_members: Vec::new() };
-    for (at, binary) in written.into_iter().enumerate() {
+    for binary in written {
+        let at = usize::from(binary.position == Position::Secondary);
         header.salts[at] = Some(binary.salt);
         header.seen[at] = Some(used(&binary.to_bytes()));
         if binary.position == Position::Primary {
@@ -91,6 +92,15 @@ pub(crate) fn commit<D: BlockIo + ?Sized>(disk: &D, header: &mut Header) -> Resu
     }
     header.json_area = json_area;
     Ok(())
+}
+
+/// The primary first, unless it is the only good copy: then the other must be whole before this one is touched.
+fn order_of(header: &Header, size: Bytes) -> [(Position, Bytes); 2] {
+    let mut order = [(Position::Primary, Bytes(0)), (Position::Secondary, size)];
+    if header.health.secondary != CopyState::Ok {
+        order.reverse();
+    }
+    order
 }
 
 /// The JSON area: the text and zeros, at least one.
@@ -160,3 +170,6 @@ fn used(bytes: &[u8; BINARY_HEADER]) -> [u8; BINARY_HEADER_USED] {
     used.copy_from_slice(&bytes[..BINARY_HEADER_USED]);
     used
 }
+
+#[cfg(test)]
+mod tests;

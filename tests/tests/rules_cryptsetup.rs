@@ -1,4 +1,5 @@
 //! The rules of the format, held against the real cryptsetup: what it makes is read, what breaks a rule it rejects too.
+#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "a test stops where it fails")]
 
 #[path = "../../luks/tests/vectors/image.rs"]
 mod image;
@@ -8,12 +9,12 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use block::{BlockIo, Bytes, Direct, FileDisk, MemDisk, OpenMode};
-use image::{METADATA_SIZE, area, binary, copy, vectors};
+use image::{METADATA_LEN, METADATA_SIZE, area, binary, copy, vectors};
 use luks::binary::Position;
 use luks::env::{EnvError, Rng};
 use luks::repair::{ForeignSignature, repair};
 use luks::{Limits, Metadata, load, load_unlocked};
-use promises::needs_programs;
+use promises::skip::needs_programs;
 
 const DISK: u64 = 32 << 20;
 
@@ -44,7 +45,8 @@ fn cryptsetup_rejects_what_breaks_a_rule() {
         let head = image::image(vector.json.as_bytes());
         let (ours, theirs) = (we_accept(&head), cryptsetup_accepts(folder.path(), &head));
         if ours != theirs || ours == vector.recovered.is_empty() {
-            differ.push(format!("{}: we accept {ours}, cryptsetup {theirs}", vector.name));
+            let rule = vector.rule.as_deref().unwrap_or("none");
+            differ.push(format!("{}: rule {rule}: we accept {ours}, cryptsetup {theirs}", vector.name));
         }
     }
     assert!(differ.is_empty(), "{}", differ.join("\n"));
@@ -82,7 +84,7 @@ fn json_text_at_the_edge_is_judged_alike() {
         format!("{},\"x\":{nest}}}", &text[..text.len() - 1])
     };
     let wrong_tokens = text.replace("\"tokens\":{}", "\"tokens\":5");
-    let room = METADATA_SIZE as usize - 4096 - text.len();
+    let room = METADATA_LEN - 4096 - text.len();
     let cases = [
         ("space before", format!(" {text}"), false),
         ("space behind", format!("{text} \n\t"), true),
@@ -128,7 +130,7 @@ fn one_broken_or_stale_copy_is_no_loss_for_either() {
         ("primary broken", [broken(primary(3)), secondary(3)]),
         ("secondary broken", [primary(3), broken(secondary(3))]),
         ("both broken", [broken(primary(3)), broken(secondary(3))]),
-        ("no primary", [vec![0; METADATA_SIZE as usize], secondary(3)]),
+        ("no primary", [vec![0; METADATA_LEN], secondary(3)]),
     ];
     for (name, copies) in cases {
         let head = copies.concat();

@@ -113,7 +113,7 @@ impl Config {
             return Err(Violation::new(Rule::ConfigJsonSize, "config.json_size", json_size.0));
         }
         let keyslots_size = Bytes(fields.u64("keyslots_size", Rule::ConfigKeyslotsSize)?);
-        if keyslots_size.0 % KEYSLOTS_SIZE_UNIT.0 != 0 {
+        if !keyslots_size.is_multiple_of(KEYSLOTS_SIZE_UNIT) {
             return Err(Violation::new(Rule::ConfigKeyslotsUnit, "config.keyslots_size", keyslots_size.0));
         }
         if keyslots_size > KEYSLOTS_SIZE_MAX {

@@ -84,14 +84,14 @@ impl Segment {
             Some("dynamic") => Some(SegmentSize::Dynamic),
             _ => u64_of(value).map(|size| SegmentSize::Fixed(Bytes(size))),
         })?;
-        if offset % UNIT != 0 {
+        if !offset.is_multiple_of(UNIT) {
             return Err(Violation::new(Rule::SegmentOffsetUnit, fields.path_of("offset"), offset));
         }
         match size {
             SegmentSize::Fixed(Bytes(0)) => {
                 return Err(Violation::new(Rule::SegmentSizeZero, fields.path_of("size"), 0));
             }
-            SegmentSize::Fixed(Bytes(size)) if size % UNIT != 0 => {
+            SegmentSize::Fixed(Bytes(size)) if !size.is_multiple_of(UNIT) => {
                 return Err(Violation::new(Rule::SegmentSizeUnit, fields.path_of("size"), size));
             }
             SegmentSize::Fixed(_) | SegmentSize::Dynamic => {}
@@ -155,12 +155,12 @@ impl CryptSegment {
         let iv_tweak = Sectors(fields.u64("iv_tweak", Rule::SegmentIvTweak)?);
         let encryption = fields.name("encryption", Rule::SegmentEncryption)?;
         let sector_size = fields.read("sector_size", Rule::SegmentSectorSize, |value| {
-            u32_of(value).filter(|&size| size != 0 && u64::from(size) % UNIT == 0)
+            u32_of(value).filter(|&size| size != 0 && u64::from(size).is_multiple_of(UNIT))
         })?;
-        if let SegmentSize::Fixed(Bytes(size)) = size {
-            if size % u64::from(sector_size) != 0 {
-                return Err(Violation::new(Rule::SegmentWholeSectors, fields.path_of("size"), size));
-            }
+        if let SegmentSize::Fixed(Bytes(size)) = size
+            && !size.is_multiple_of(u64::from(sector_size))
+        {
+            return Err(Violation::new(Rule::SegmentWholeSectors, fields.path_of("size"), size));
         }
         let integrity = fields.take("integrity");
         if let Some(integrity) = &integrity {

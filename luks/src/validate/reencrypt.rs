@@ -76,10 +76,10 @@ fn check_keyslot(keyslot: &Keyslot, path: &str) -> Result<(), Violation> {
 
     let mut area = Fields::resume(keyslot.area.extra.clone(), format!("{path}.area"));
     let (checksum, shift) = match keyslot.area.type_name.as_str() {
-        "none" | "journal" => (false, false),
         "checksum" | "datashift-checksum" => (true, false),
         "datashift" | "datashift-journal" => (false, true),
-        other => return Err(Violation::new(Rule::ReencryptAreaType, area.path_of("type"), other)),
+        // `none`, `journal`, and what nobody knows yet: an unknown resilience cannot be resumed, but the header is valid.
+        _ => (false, false),
     };
     if checksum {
         area.name("hash", Rule::ReencryptAreaHash)?;
@@ -89,7 +89,7 @@ fn check_keyslot(keyslot: &Keyslot, path: &str) -> Result<(), Violation> {
     }
     if shift {
         area.read("shift_size", Rule::ReencryptAreaShift, |value| {
-            u64_of(value).filter(|size| *size != 0 && size % 512 == 0)
+            u64_of(value).filter(|size| *size != 0 && size.is_multiple_of(512))
         })?;
     }
     Ok(())

@@ -1,29 +1,32 @@
 //! Builds header images from JSON: a base, a patch, two binary headers and their checksums.
+#![allow(clippy::expect_used, clippy::panic, reason = "test data that is wrong stops the test")]
 
 use luks::binary::{BinaryHeader, Position, SALT_LEN};
 use luks::hash::HashAlg;
 use serde_json::Value;
 
-pub const BASES: [(&str, &str); 2] =
+pub(crate) const BASES: [(&str, &str); 2] =
     [("plain", include_str!("plain.json")), ("reencrypt", include_str!("reencrypt.json"))];
-pub const RULES: &str = include_str!("rules.json");
-pub const VALID: &str = include_str!("valid.json");
+pub(crate) const RULES: &str = include_str!("rules.json");
+pub(crate) const VALID: &str = include_str!("valid.json");
 /// Size of one copy in every image made here.
-pub const METADATA_SIZE: u64 = 0x4000;
+pub(crate) const METADATA_SIZE: u64 = METADATA_LEN as u64;
+/// The same as a length in memory.
+pub(crate) const METADATA_LEN: usize = 0x4000;
 
 /// One test vector: a base and what is changed in it.
-pub struct Vector {
-    pub name: String,
-    pub rule: Option<String>,
+pub(crate) struct Vector {
+    pub(crate) name: String,
+    pub(crate) rule: Option<String>,
     /// Why this crate rejects what cryptsetup 2.6.1 accepts.
-    pub stricter: bool,
+    pub(crate) stricter: bool,
     /// Members that are ignored so that the header can be used.
-    pub recovered: Vec<String>,
-    pub json: String,
+    pub(crate) recovered: Vec<String>,
+    pub(crate) json: String,
 }
 
 /// The vectors in `text`.
-pub fn vectors(text: &str) -> Vec<Vector> {
+pub(crate) fn vectors(text: &str) -> Vec<Vector> {
     let list: Vec<Value> = serde_json::from_str(text).expect("vector file");
     list.iter().map(vector).collect()
 }
@@ -43,13 +46,13 @@ fn vector(entry: &Value) -> Vector {
 }
 
 /// The JSON of a base.
-pub fn base(name: &str) -> Value {
+pub(crate) fn base(name: &str) -> Value {
     let (_, text) = BASES.iter().find(|(has, _)| *has == name).expect("known base");
     serde_json::from_str(text).expect("base")
 }
 
 /// A base with the members of `patch` set, or deleted where the value is `"$delete"`.
-pub fn patched(base_name: &str, patch: &Value) -> Value {
+pub(crate) fn patched(base_name: &str, patch: &Value) -> Value {
     let mut root = base(base_name);
     for (path, value) in patch.as_object().expect("patch") {
         let (parents, name) = path.rsplit_once('/').unwrap_or(("", path));
@@ -68,14 +71,14 @@ pub fn patched(base_name: &str, patch: &Value) -> Value {
 }
 
 /// The JSON area that holds `text`.
-pub fn area(text: &[u8]) -> Vec<u8> {
+pub(crate) fn area(text: &[u8]) -> Vec<u8> {
     let mut area = text.to_vec();
-    area.resize(METADATA_SIZE as usize - 4096, 0);
+    area.resize(METADATA_LEN - 4096, 0);
     area
 }
 
 /// The binary header of a copy, ready to be bent.
-pub fn binary(position: Position, seqid: u64) -> BinaryHeader {
+pub(crate) fn binary(position: Position, seqid: u64) -> BinaryHeader {
     let offset = if position == Position::Primary { 0 } else { METADATA_SIZE };
     BinaryHeader {
         position,
@@ -92,7 +95,7 @@ pub fn binary(position: Position, seqid: u64) -> BinaryHeader {
 }
 
 /// One copy: 4096 bytes of binary header with a right checksum, and the area.
-pub fn copy(header: &BinaryHeader, area: &[u8]) -> Vec<u8> {
+pub(crate) fn copy(header: &BinaryHeader, area: &[u8]) -> Vec<u8> {
     let mut header = header.clone();
     header.csum = [0; 64];
     let alg = HashAlg::parse(std::str::from_utf8(&header.csum_alg).expect("name")).expect("hash");
@@ -104,7 +107,7 @@ pub fn copy(header: &BinaryHeader, area: &[u8]) -> Vec<u8> {
 }
 
 /// Both copies with the same text.
-pub fn image(text: &[u8]) -> Vec<u8> {
+pub(crate) fn image(text: &[u8]) -> Vec<u8> {
     let area = area(text);
     [Position::Primary, Position::Secondary].map(|position| copy(&binary(position, 3), &area)).concat()
 }
