@@ -72,10 +72,9 @@ pub fn close(run: &RunDir, name: &str, options: &CloseOptions) -> Result<CloseRe
             match liveness(&entry)? {
                 Liveness::Absent => Ok(CloseReport::CleanedUp),
                 Liveness::Dead => clean_leftover(&entry).map(|()| CloseReport::CleanedUp),
-                Liveness::Live => Err(SessionError::Busy {
-                    name: entry.name.to_string(),
-                    how: "it is just being opened".to_owned(),
-                }),
+                Liveness::Live => {
+                    Err(SessionError::Busy { name: entry.name.to_string(), how: "it is just being opened".to_owned() })
+                }
             }
         }
     }

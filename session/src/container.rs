@@ -9,7 +9,7 @@ use luks::{Container, Error, Header, Limits, Purpose, SegmentMap, UnlockRequest,
 use secret::Secret;
 
 use crate::protocol::UnlockOrder;
-use crate::{Failure, FailureKind, SystemEnv};
+use crate::{Failure, FailureKind, SessionError, SystemEnv};
 
 /// Stack of the thread that unlocks: key derivations keep their memory on the heap.
 const UNLOCK_STACK_BYTES: usize = 1 << 20;
@@ -67,15 +67,14 @@ impl Mark {
 impl Prepared {
     /// Opens and locks the image and reads the header. Refuses an image that something else uses.
     pub(crate) fn open(order: &UnlockOrder) -> Result<Prepared, Failure> {
-        crate::image::check_not_in_use(&order.image)
-            .map_err(|error| Failure::new(FailureKind::ImageInUse, error.to_string()))?;
+        crate::image::check_not_in_use(&order.image).map_err(|error| match error {
+            SessionError::ImageInUse { how, .. } => Failure::new(FailureKind::ImageInUse, how),
+            other => Failure::new(FailureKind::Image, other.to_string()),
+        })?;
         let data = open_disk(&order.image, order.read_only, Direct::IfPossible)?;
-        let use_lock = data.lock_use(order.read_only).map_err(|error| {
-            let kind = match error {
-                LockError::Busy { .. } => FailureKind::ImageInUse,
-                _ => FailureKind::Image,
-            };
-            Failure::new(kind, error.to_string())
+        let use_lock = data.lock_use(order.read_only).map_err(|error| match error {
+            LockError::Busy { .. } => Failure::new(FailureKind::ImageInUse, "another process holds its use lock"),
+            other => Failure::new(FailureKind::Image, other.to_string()),
         })?;
         let container = container(order, &data)?;
         if let Some(advice) = container.header().health().advice() {

@@ -25,8 +25,7 @@ impl SystemEnv {
 
 impl Rng for SystemEnv {
     fn fill(&self, buf: &mut [u8]) -> Result<(), EnvError> {
-        getrandom::fill(buf)
-            .map_err(|error| EnvError::Random { len_bytes: buf.len(), reason: error.to_string() })
+        getrandom::fill(buf).map_err(|error| EnvError::Random { len_bytes: buf.len(), reason: error.to_string() })
     }
 }
 
@@ -108,8 +107,7 @@ mod tests {
     #[test]
     fn meminfo_is_read_in_kib() {
         let info = MemInfo::parse("MemTotal:   16 kB\nMemFree: 4 kB\nMemAvailable:  8 kB\nSwapTotal: 0 kB\nX: 1\n");
-        let expected =
-            MemInfo { total_bytes: 16384, free_bytes: 4096, available_bytes: 8192, swap_total_bytes: 0 };
+        let expected = MemInfo { total_bytes: 16384, free_bytes: 4096, available_bytes: 8192, swap_total_bytes: 0 };
         assert_eq!(info, expected);
     }
 

@@ -20,12 +20,8 @@ const LINE_MAX_BYTES: usize = 2 << 10;
 
 /// Sends what this process logs to the file at `path` from now on.
 pub(crate) fn install(path: &Path) -> Result<(), SessionError> {
-    let file = File::options()
-        .read(true)
-        .append(true)
-        .create(true)
-        .open(path)
-        .map_err(SessionError::io("open", path))?;
+    let file =
+        File::options().read(true).append(true).create(true).open(path).map_err(SessionError::io("open", path))?;
     // A second logger in one process is a test's or an embedder's: theirs stays.
     if log::set_boxed_logger(Box::new(LogFile { file: Mutex::new(file), limit_bytes: LIMIT_BYTES })).is_ok() {
         log::set_max_level(LevelFilter::Info);

@@ -108,10 +108,10 @@ pub fn name_for_image(image: &Path) -> String {
 pub fn mount_image(
     run: &RunDir,
     request: &OpenRequest,
-    keys: &mut dyn KeyProvider,
-    server: &ServerCommand,
     directory: &Path,
     options: &MountOptions,
+    keys: &mut dyn KeyProvider,
+    server: &ServerCommand,
 ) -> Result<MountReport, SessionError> {
     mount_directory(directory)?;
     open(run, request, keys, server)?;
@@ -132,12 +132,7 @@ pub fn mount_image(
 /// # Errors
 /// [`SessionError::NotOpen`], [`SessionError::MountPoint`], and [`SessionError::Program`] with what mount(8), e2fsck or
 /// fuse2fs had to say.
-pub fn mount(
-    run: &RunDir,
-    name: &str,
-    directory: &Path,
-    options: &MountOptions,
-) -> Result<MountReport, SessionError> {
+pub fn mount(run: &RunDir, name: &str, directory: &Path, options: &MountOptions) -> Result<MountReport, SessionError> {
     let entry = run.entry(&name.parse()?);
     if liveness(&entry)? != Liveness::Live {
         return Err(SessionError::NotOpen { name: entry.name.to_string() });
@@ -197,7 +192,8 @@ fn mounted_volume(run: &RunDir, directory: &Path) -> Result<Entry, SessionError>
             return Ok(entry);
         }
     }
-    let mounted = crate::status::list(run)?.into_iter().find(|status| status.mount_points.iter().any(|p| p == directory));
+    let mounted =
+        crate::status::list(run)?.into_iter().find(|status| status.mount_points.iter().any(|p| p == directory));
     match mounted {
         Some(status) => Ok(run.entry(&status.name.parse()?)),
         None => Err(SessionError::NotMounted { path: directory.to_path_buf() }),
@@ -292,9 +288,8 @@ fn wait_for_last_writes(entry: &Entry) -> Result<(), SessionError> {
     let until = Instant::now() + FLUSH_WAIT;
     let server = crate::registry::Info::read(entry).map(|info| info.pid);
     // Only fuse2fs is waited for: another process that has the disk open may stay as long as it likes.
-    let is_fuse2fs = |pid: &i32| {
-        std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim() == "fuse2fs")
-    };
+    let is_fuse2fs =
+        |pid: &i32| std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim() == "fuse2fs");
     while busy::opener_pids(&device).iter().any(|pid| Some(*pid) != server && is_fuse2fs(pid)) {
         if Instant::now() >= until {
             let what = format!("the last write of fuse2fs to {}", entry.name);

@@ -161,8 +161,7 @@ fn check_free(run: &RunDir, entry: &Entry, image: &Path, image_identity: &str) -
 fn check_header(order: &UnlockOrder, limits: &luks::Limits) -> Result<(), SessionError> {
     let path = order.header.as_ref().unwrap_or(&order.image);
     let mode = OpenMode { read_only: true, direct: Direct::Never, exclusive: false };
-    let disk =
-        FileDisk::open(path, &mode).map_err(|source| SessionError::Block { path: path.clone(), source })?;
+    let disk = FileDisk::open(path, &mode).map_err(|source| SessionError::Block { path: path.clone(), source })?;
     luks::load(&disk, limits).map_err(|source| SessionError::Luks { path: path.clone(), source })?;
     Ok(())
 }

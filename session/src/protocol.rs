@@ -305,7 +305,10 @@ mod tests {
             (&b"hello\n"[..], "this is no message of version 1"),
             (b"{\"v\":2,\"verb\":\"status\"}\n", "version 2 is spoken, not 1"),
             (b"{\"v\":1,\"verb\":\"explode\"}\n", "this is no message of version 1"),
-            (b"{\"v\":1,\"secret\":true,\"verb\":\"resume\"}\n\xff\xff\xff\xff", "a secret of 4294967295 bytes is too long"),
+            (
+                b"{\"v\":1,\"secret\":true,\"verb\":\"resume\"}\n\xff\xff\xff\xff",
+                "a secret of 4294967295 bytes is too long",
+            ),
             (&[b'x'; LINE_MAX_BYTES + 1], "a line of more than 65536 bytes"),
         ] {
             let (mut client, mut server) = pair();

@@ -142,8 +142,8 @@ fn of_entry(run: &RunDir, entry: &Entry) -> Result<Option<Status>, SessionError>
 }
 
 fn of_live(entry: &Entry) -> Result<Option<Status>, SessionError> {
-    let answer = Client::connect(entry, STATUS_WAIT)
-        .and_then(|mut client| client.call(Request::Status, None, STATUS_WAIT));
+    let answer =
+        Client::connect(entry, STATUS_WAIT).and_then(|mut client| client.call(Request::Status, None, STATUS_WAIT));
     match answer {
         Ok(Reply::Status(mut status)) => {
             status.mount_points = mount_points(entry, status.device.as_deref());

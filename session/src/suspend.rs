@@ -57,10 +57,9 @@ pub fn resume(run: &RunDir, name: &str, passphrase: &Secret) -> Result<(), Sessi
 fn connect(entry: &Entry) -> Result<Client, SessionError> {
     match liveness(entry)? {
         Liveness::Absent => Err(SessionError::NotOpen { name: entry.name.to_string() }),
-        Liveness::Dead => Err(SessionError::Leftover {
-            name: entry.name.to_string(),
-            what: entry.folder.display().to_string(),
-        }),
+        Liveness::Dead => {
+            Err(SessionError::Leftover { name: entry.name.to_string(), what: entry.folder.display().to_string() })
+        }
         Liveness::Live => Client::connect(entry, CONNECT_WAIT),
     }
 }

@@ -104,8 +104,7 @@ impl VolumeServer {
                 return Err(failure);
             }
         };
-        let options =
-            BackendOptions { read_only: order.read_only, threads: order.threads, no_loop: order.no_loop };
+        let options = BackendOptions { read_only: order.read_only, threads: order.threads, no_loop: order.no_loop };
         let backend = Backend::start(&self.entry, &opened.volume, &options)?;
         let mut open = Box::new(Open { opened, backend });
         match self.announce(&open, order, &client_is_gone) {
@@ -306,8 +305,7 @@ impl VolumeServer {
                 let mut view = self.view();
                 if open.backend.is_gone() && view.problem.is_none() {
                     log::error!("the FUSE mount was unmounted by somebody else");
-                    view.problem =
-                        Some("failed: reopen. Somebody unmounted the export, the device is gone".to_owned());
+                    view.problem = Some("failed: reopen. Somebody unmounted the export, the device is gone".to_owned());
                 }
             }
         }
