@@ -101,8 +101,7 @@ impl<H: HeaderStore, D: BlockIo> Container<H, D> {
         let sector_size = SectorSize::try_from(crypt.sector_size)?;
         let spec = CipherSpec::parse_shorthand(&crypt.encryption)?;
         let cipher = dmcrypt::build(&spec, key.expose(), sector_size)?;
-        let target =
-            Target::Crypt { device_offset: segment.offset, iv_base: Sectors(0), cipher: Arc::from(cipher) };
+        let target = Target::Crypt { device_offset: segment.offset, iv_base: Sectors(0), cipher: Arc::from(cipher) };
         let len = match segment.size {
             SegmentSize::Dynamic => Extent::ToEnd,
             SegmentSize::Fixed(len) => Extent::Fixed(len),
@@ -156,7 +155,10 @@ impl<H: HeaderStore, D: BlockIo> Container<H, D> {
             return Err(Error::SegmentGeometry { segment: id, what });
         }
         if segment.offset < self.header.metadata().config.keyslots_end() && self.data_holds_own_header()? {
-            let what = format!("it starts at {}, inside the header: give the data device of this detached header", segment.offset);
+            let what = format!(
+                "it starts at {}, inside the header: give the data device of this detached header",
+                segment.offset
+            );
             return Err(Error::SegmentGeometry { segment: id, what });
         }
         Ok(())

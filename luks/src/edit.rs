@@ -117,11 +117,7 @@ impl<H: HeaderStore, D: BlockIo> Container<H, D> {
         }
         requirements::check(&fresh.metadata().config, action)?;
         self.header = fresh;
-        change(&mut Edit {
-            store: &self.store,
-            header: &mut self.header,
-            poisoned: &mut self.poisoned,
-        })
+        change(&mut Edit { store: &self.store, header: &mut self.header, poisoned: &mut self.poisoned })
     }
 
     /// Adds a keyslot in which the passphrase `new` opens the key `existing`.
@@ -185,8 +181,7 @@ impl<H: HeaderStore, D: BlockIo> Container<H, D> {
         let kept = parameters.id.is_none_or(|wanted| wanted == old_id);
         let priority = self.header.metadata().keyslots.get(old_id).and_then(|slot| slot.priority);
         let staged_id = if kept { None } else { parameters.id };
-        let parameters =
-            NewKeyslot { id: staged_id, priority: parameters.priority.or(priority), ..parameters.clone() };
+        let parameters = NewKeyslot { id: staged_id, priority: parameters.priority.or(priority), ..parameters.clone() };
         let mut staged = Staged::new(self.header.metadata(), env, &self.limits, &key, new, &parameters)?;
         staged.copy_tokens(old_id);
         let new_id = staged.id;

@@ -166,8 +166,7 @@ fn first_keyslot(env: &Env<'_>, params: &FormatParams, plan: &FormatPlan) -> Res
 
 /// The metadata without a keyslot: one segment, one digest of the volume key.
 fn first_metadata(env: &Env<'_>, params: &FormatParams, plan: &FormatPlan, key: &Secret) -> Result<Metadata, Error> {
-    let measured =
-        matches!(params.kdf, NewKdf::Calibrate(_, KdfCost { effort: Effort::IterTime { .. }, .. }));
+    let measured = matches!(params.kdf, NewKdf::Calibrate(_, KdfCost { effort: Effort::IterTime { .. }, .. }));
     let cost = if measured { DigestCost::Measured } else { DigestCost::Minimal };
     let mut digest = make_digest(env, cost, plan.hash, key)?;
     digest.segments.push(SegmentId(0));

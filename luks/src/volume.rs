@@ -144,7 +144,7 @@ impl<D: BlockIo> Volume<D> {
     /// Whole blocks, inside the volume. Asks the disk for its size only when the last known one does not suffice.
     fn check_range(&self, map: &SegmentMap, op: &'static str, offset: Bytes, len_bytes: u64) -> Result<(), BlockError> {
         let block = map.block_bytes();
-        if offset.0 % block != 0 || len_bytes % block != 0 {
+        if !offset.0.is_multiple_of(block) || !len_bytes.is_multiple_of(block) {
             return Err(refusal(BlockErrorKind::Unaligned, op, offset.0, len_bytes));
         }
         let out_of_range = || refusal(BlockErrorKind::OutOfRange, op, offset.0, len_bytes);

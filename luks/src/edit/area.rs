@@ -42,8 +42,8 @@ pub(crate) fn allocate(metadata: &Metadata, size: Bytes) -> Result<Bytes, Error>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::metadata::config::Config;
     use crate::JsonMap;
+    use crate::metadata::config::Config;
     use crate::metadata::keyslot::{Area, Keyslot, KeyslotKind};
     use crate::metadata::{ById, KeyslotId};
 
@@ -67,7 +67,7 @@ mod tests {
                 area,
                 extra: JsonMap::new(),
             };
-            (KeyslotId(id as u32), keyslot)
+            (KeyslotId(u32::try_from(id).expect("few")), keyslot)
         });
         Metadata {
             keyslots: keyslots.collect(),
@@ -97,7 +97,10 @@ mod tests {
         assert_eq!(at(&areas, 64 * KIB).expect("the hole"), Bytes(96 * KIB));
         assert_eq!(at(&areas, 64 * KIB + 1).expect("behind"), Bytes(228 * KIB));
         let error = at(&areas, 512 * KIB).expect_err("too large");
-        assert!(matches!(error, Error::NoFreeArea { largest: Bytes(largest), .. } if largest == (544 - 228) * KIB), "{error}");
+        assert!(
+            matches!(error, Error::NoFreeArea { largest: Bytes(largest), .. } if largest == (544 - 228) * KIB),
+            "{error}"
+        );
         assert!(at(&[(start, 512 * KIB)], 4096).is_err());
         assert!(at(&[(start, u64::MAX)], 4096).is_err());
     }

@@ -18,6 +18,9 @@ use crate::metadata::{DigestId, KeyslotId, Metadata};
 use crate::unlock::derive_area_key;
 use crate::volume_key::VolumeKey;
 
+/// Stripes as the metadata names them; readers always use [`STRIPES`].
+const STRIPES_WRITTEN: u32 = 4000;
+const _: () = assert!(STRIPES_WRITTEN as usize == STRIPES);
 /// Keyslot cipher where that of the data cannot serve (luks2-format §3.4).
 const CIPHER_DEFAULT: (&str, u32) = ("aes-xts-plain64", 64);
 
@@ -90,7 +93,7 @@ fn describe(metadata: &Metadata, env: &Env<'_>, key: &VolumeKey, parameters: &Ne
     };
     Ok(Keyslot {
         kind: KeyslotKind::Luks2(Luks2Slot {
-            af: Af { hash: parameters.hash.name().to_owned(), stripes: STRIPES as u32, extra: JsonMap::new() },
+            af: Af { hash: parameters.hash.name().to_owned(), stripes: STRIPES_WRITTEN, extra: JsonMap::new() },
             kdf: parameters.kdf.kdf(env)?,
         }),
         type_name: "luks2".to_owned(),

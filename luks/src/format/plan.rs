@@ -10,7 +10,6 @@ use std::fmt;
 use block::{Bytes, Geometry};
 use dmcrypt::{CipherSpec, Mode, SectorSize};
 
-use crate::af::STRIPES;
 use crate::edit::area;
 use crate::edit::names;
 use crate::error::Error;
@@ -164,7 +163,10 @@ impl Layout {
         };
         let default = room.unwrap_or(Bytes(HEADER_SIZE_DEFAULT.0 - copies.0)).min(KEYSLOTS_SIZE_MAX);
         let keyslots_size = params.keyslots_size.unwrap_or(default);
-        if keyslots_size.0 % KEYSLOTS_SIZE_UNIT.0 != 0 || keyslots_size.0 == 0 || keyslots_size > KEYSLOTS_SIZE_MAX {
+        if !keyslots_size.is_multiple_of(KEYSLOTS_SIZE_UNIT)
+            || keyslots_size.0 == 0
+            || keyslots_size > KEYSLOTS_SIZE_MAX
+        {
             let allowed = "a multiple of 4 KiB, at most 128 MiB".into();
             return Err(bad("keyslots area size", keyslots_size, allowed));
         }
@@ -239,21 +241,12 @@ fn bad(parameter: &'static str, value: impl ToString, allowed: String) -> Error 
     Error::Parameter { parameter, value: value.to_string(), allowed }
 }
 
-/// Stripes and area units fit: the largest key's area is far below 2^32 bytes.
-const _: () = assert!(STRIPES == 4000);
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn geometry(size: u64, physical_block: u32) -> Geometry {
-        Geometry {
-            size: Bytes(size),
-            logical_block: 512,
-            physical_block,
-            memory_alignment: 512,
-            read_only: false,
-        }
+        Geometry { size: Bytes(size), logical_block: 512, physical_block, memory_alignment: 512, read_only: false }
     }
 
     fn planned(params: &FormatParams, size: u64) -> Result<FormatPlan, Error> {

@@ -106,11 +106,8 @@ fn a_power_cut_leaves_no_header_or_a_good_one() {
         let cuts = cutter.cuts();
         assert!(cuts.len() > 20);
         let total = cuts.len();
-        let valid = cuts.into_iter().enumerate();
-        let valid = valid.filter(|(at, _)| *at < usize::MAX).map(|(at, disk)| {
-            check_state(disk, &["first", "second"], &format!("seed {seed}, cut {at} of {total}"))
-        });
-        let valid: Vec<bool> = valid.collect();
+        let check = |(at, disk)| check_state(disk, &["first", "second"], &format!("seed {seed}, cut {at} of {total}"));
+        let valid: Vec<bool> = cuts.into_iter().enumerate().map(check).collect();
         assert!(valid.iter().any(|valid| !valid), "the old header was gone before the new one came");
         assert_eq!(valid.last(), Some(&true), "the last state is the new container");
     }
@@ -140,10 +137,7 @@ fn a_refused_format_changes_nothing() {
     let bad = FormatParams { data_offset: Some(Bytes(4096)), ..params() };
     assert!(format(&disk, &disk, &fixed().env(), &bad, &secret("second")).is_err());
     let dear = FormatParams {
-        kdf: NewKdf::Calibrate(
-            KdfChoice::Argon2id,
-            KdfCost { memory_kib: Some(u32::MAX), ..KdfCost::default() },
-        ),
+        kdf: NewKdf::Calibrate(KdfChoice::Argon2id, KdfCost { memory_kib: Some(u32::MAX), ..KdfCost::default() }),
         ..params()
     };
     assert!(format(&disk, &disk, &fixed().env(), &dear, &secret("second")).is_err());
@@ -178,14 +172,25 @@ fn a_measured_kdf_is_used_and_capped() {
     let params = FormatParams {
         kdf: NewKdf::Calibrate(
             KdfChoice::Argon2id,
-            KdfCost { effort: Effort::Forced { iterations: 4 }, memory_kib: Some(32), parallel: Some(1), ..KdfCost::default() },
+            KdfCost {
+                effort: Effort::Forced { iterations: 4 },
+                memory_kib: Some(32),
+                parallel: Some(1),
+                ..KdfCost::default()
+            },
         ),
         ..params()
     };
     let disk = Arc::new(MemDisk::new(SIZE));
     format(&disk, &disk, &fixed.env(), &params, &secret("first")).expect("format");
     let container = open(&disk);
-    let kdf = container.header().metadata().keyslots.get(KeyslotId(0)).and_then(|slot| slot.luks2()).map(|slot| slot.kdf.clone());
+    let kdf = container
+        .header()
+        .metadata()
+        .keyslots
+        .get(KeyslotId(0))
+        .and_then(|slot| slot.luks2())
+        .map(|slot| slot.kdf.clone());
     assert!(matches!(kdf, Some(crate::Kdf::Argon2 { time: 4, memory_kib: 32, cpus: 1, .. })), "{kdf:?}");
     container.unlock(&fixed.env(), &UnlockRequest::default(), &secret("first")).expect("unlock");
 }

@@ -2,8 +2,8 @@
 
 use block::{BlockIo, Bytes, signature};
 
-use crate::binary::Position;
 use crate::area::fill_random;
+use crate::binary::Position;
 use crate::env::Env;
 use crate::error::Error;
 use crate::format::FormatPlan;

@@ -134,7 +134,9 @@ impl SegmentMap {
             match entry.len {
                 Extent::Fixed(len) => expected = entry.start.0 + len.0,
                 Extent::ToEnd if number + 1 == entries.len() => {}
-                Extent::ToEnd => return Err(wrong(format!("segment {number} reaches to the end, but is not the last"))),
+                Extent::ToEnd => {
+                    return Err(wrong(format!("segment {number} reaches to the end, but is not the last")));
+                }
             }
         }
         Ok(SegmentMap { shape: Shape { block_bytes, fixed_end: expected, dynamic_offset }, entries })
@@ -183,11 +185,11 @@ fn check_entry(number: usize, entry: &MapEntry, expected: u64, block_bytes: u64)
     if entry.start.0 != expected {
         return Err(wrong(format!("segment {number} starts at byte {}, expected {expected}", entry.start.0)));
     }
-    if entry.start.0 % block_bytes != 0 {
+    if !entry.start.0.is_multiple_of(block_bytes) {
         return Err(wrong(format!("segment {number} starts at byte {}, no multiple of {block_bytes}", entry.start.0)));
     }
     let Extent::Fixed(len) = entry.len else { return Ok(()) };
-    if len.0 == 0 || len.0 % block_bytes != 0 {
+    if len.0 == 0 || !len.0.is_multiple_of(block_bytes) {
         return Err(wrong(format!("segment {number} is {} bytes long, no multiple of {block_bytes}", len.0)));
     }
     let ends_fit = entry.start.0.checked_add(len.0).is_some() && entry.device_offset().0.checked_add(len.0).is_some();
@@ -227,11 +229,9 @@ mod tests {
 
     #[test]
     fn a_request_is_cut_at_the_border() {
-        let map = SegmentMap::new(vec![
-            linear(0, Extent::Fixed(Bytes(1024)), 8192),
-            linear(1024, Extent::ToEnd, 65536),
-        ])
-        .expect("map");
+        let map =
+            SegmentMap::new(vec![linear(0, Extent::Fixed(Bytes(1024)), 8192), linear(1024, Extent::ToEnd, 65536)])
+                .expect("map");
         let first = map.piece(512, 2048).expect("piece");
         assert_eq!((first.device_offset.0, first.len_bytes), (8704, 512));
         let second = map.piece(1024, 1536).expect("piece");

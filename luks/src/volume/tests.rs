@@ -1,6 +1,9 @@
 //! The volume's promises: borders, exchange under load, suspend, poison.
 
+#![allow(clippy::cast_possible_truncation, reason = "sizes of a few hundred KiB")]
+
 use super::*;
+use block::fault::FaultDisk;
 use block::{MemDisk, Sectors};
 use dmcrypt::{CipherSpec, SectorCipher, SectorSize};
 use std::sync::Arc;
@@ -16,11 +19,8 @@ fn cipher(seed: u8, sector_size: SectorSize) -> Arc<dyn SectorCipher> {
 }
 
 fn crypt(start: u64, len: Extent, device_offset: u64, iv_base: u64, cipher: &Arc<dyn SectorCipher>) -> MapEntry {
-    let target = Target::Crypt {
-        device_offset: Bytes(device_offset),
-        iv_base: Sectors(iv_base),
-        cipher: Arc::clone(cipher),
-    };
+    let target =
+        Target::Crypt { device_offset: Bytes(device_offset), iv_base: Sectors(iv_base), cipher: Arc::clone(cipher) };
     MapEntry { start: Bytes(start), len, target }
 }
 
@@ -156,13 +156,17 @@ fn a_volume_grows_with_its_disk() {
 
 #[test]
 fn a_discard_goes_through_only_where_allowed() {
-    let volume = Volume::new(MemDisk::new(Bytes(64 * KIB)), one_key(&cipher(3, SectorSize::S512), 4096), false)
-        .with_discards(true);
-    volume.write_at(Bytes(0), &[9u8; 4096], false).expect("write");
-    match volume.discard(Bytes(0), Bytes(4096)) {
-        Ok(()) => {}
-        Err(error) => assert_eq!(error.kind, BlockErrorKind::Unsupported, "only the disk may refuse"),
-    }
+    let disk = FaultDisk::new(MemDisk::new(Bytes(64 * KIB)));
+    let volume = Volume::new(disk, one_key(&cipher(3, SectorSize::S512), 4096), false);
+    volume.write_at(Bytes(0), &[9u8; 8192], false).expect("write");
+    let refused = volume.discard(Bytes(0), Bytes(4096)).expect_err("not allowed");
+    assert_eq!((refused.kind, volume.disk().counts().discards), (BlockErrorKind::Unsupported, 0));
+    let volume = volume.with_discards(true);
+    volume.discard(Bytes(0), Bytes(4096)).expect("allowed");
+    assert_eq!(volume.disk().counts().discards, 1);
+    let mut got = [0u8; 4096];
+    volume.read_at(Bytes(4096), &mut got).expect("read");
+    assert_eq!(got, [9u8; 4096], "what was not discarded stays");
 }
 
 /// Each thread writes and reads back its own part in requests of many sizes, across whatever borders there are.
@@ -323,7 +327,8 @@ impl BlockIo for Failing {
 }
 
 fn failing() -> Volume<Failing> {
-    let disk = Failing { inner: MemDisk::new(Bytes(64 * KIB)), write: AtomicU32::new(0), flush: AtomicBool::new(false) };
+    let disk =
+        Failing { inner: MemDisk::new(Bytes(64 * KIB)), write: AtomicU32::new(0), flush: AtomicBool::new(false) };
     Volume::new(disk, one_key(&cipher(9, SectorSize::S512), 0), false)
 }
 
