@@ -424,7 +424,7 @@ mod tests {
         let mut bench = Bench::new(3);
         let area = bench.slot(1).area.clone();
         wipe_area(&bench.disk, &bench.fixed.env(), &area).unwrap();
-        let mut area = vec![0; AREA_BYTES as usize];
+        let mut area = vec![0; usize::try_from(AREA_BYTES).unwrap()];
         bench.disk.read_at(Bytes(32768 + AREA_BYTES), &mut area).unwrap();
         let zeros = area.iter().filter(|byte| **byte == 0).count();
         assert!(zeros < area.len() / 100, "{zeros} zeros in a wiped area");

@@ -297,3 +297,78 @@ fn a_presented_volume_key_is_judged_by_the_digest() {
     key[31] ^= 0x80;
     assert!(matches!(judge(&key), Err(Error::KeyRefused { .. })));
 }
+
+/// Set for the process that unlocks and then waits to be looked at: the path of the image's folder.
+const CHILD_VARIABLE: &str = "LUKS_TEST_UNLOCKED_CHILD";
+const LEAK_TEST: &str = "after_an_unlock_the_key_is_only_in_protected_memory";
+
+/// Unlocks, says so, and holds the key until its input ends.
+fn be_the_unlocked_child(folder: &Path) {
+    let disk = MemDisk::from_bytes(&std::fs::read(folder.join("image")).unwrap());
+    let header = luks::load(&disk, &Limits::default()).unwrap();
+    let passphrase = Secret::copy_of(PASSPHRASE).unwrap();
+    let key = luks::unlock(&disk, &header, &ENV, &Limits::default(), &UnlockRequest::default(), &passphrase).unwrap();
+    println!("unlocked");
+    std::io::stdin().read_line(&mut String::new()).unwrap();
+    drop(key);
+}
+
+/// The whole of each secret and each half of it.
+fn needles(secrets: &[&[u8]]) -> Vec<Vec<u8>> {
+    let halves = |secret: &[u8]| {
+        let (first, second) = secret.split_at(secret.len() / 2);
+        [secret.to_vec(), first.to_vec(), second.to_vec()]
+    };
+    secrets.iter().flat_map(|secret| halves(secret)).collect()
+}
+
+/// No copy on a dead stack, in a freed allocation or in Argon2's memory: the memory of a process that has just unlocked
+/// is searched from outside for the volume key and for the key that the KDF gave.
+#[test]
+fn after_an_unlock_the_key_is_only_in_protected_memory() {
+    use std::io::BufRead as _;
+    if let Some(folder) = std::env::var_os(CHILD_VARIABLE) {
+        return be_the_unlocked_child(Path::new(&folder));
+    }
+    if !needs_programs(LEAK_TEST, &["cryptsetup"]) {
+        return;
+    }
+    let argon2 =
+        ["--pbkdf", "argon2id", "--pbkdf-force-iterations", "4", "--pbkdf-memory", "2048", "--pbkdf-parallel", "4"];
+    let sha3 = [&CHEAP_PBKDF2[..], &["--hash", "sha3-256"]].concat();
+    let blake2 = [&CHEAP_PBKDF2[..], &["--hash", "blake2b-512"]].concat();
+    let sha512 = [&CHEAP_PBKDF2[..], &["--hash", "sha512"]].concat();
+    for options in [&argon2[..], &CHEAP_PBKDF2[..], &sha512, &sha3, &blake2] {
+        let Some(image) = Image::formatted(options) else { continue };
+        let header = luks::load(&image.disk(), &Limits::default()).unwrap();
+        let kdf = &header.metadata().keyslots.get(KeyslotId(0)).unwrap().luks2().unwrap().kdf;
+        let passphrase = Secret::copy_of(PASSPHRASE).unwrap();
+        let area_key = luks::kdf::derive(&ENV, &Limits::default(), kdf, &passphrase, 64).unwrap();
+        let volume_key = image.volume_key();
+        let needles = needles(&[&volume_key, area_key.expose()]);
+        let needles: Vec<&[u8]> = needles.iter().map(Vec::as_slice).collect();
+
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", LEAK_TEST, "--nocapture", "--test-threads=1"])
+            .env(CHILD_VARIABLE, image.folder.path())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        // Kept open to the end: the child goes on printing.
+        let mut lines = std::io::BufReader::new(child.stdout.take().unwrap()).lines();
+        assert!(lines.by_ref().map_while(Result::ok).any(|line| line.contains("unlocked")), "{options:?}: no unlock");
+        let (findings, _) = promises::memory::search(child.id(), &needles).unwrap();
+        drop(child.stdin.take());
+        child.wait().unwrap();
+
+        assert!(
+            findings.iter().any(|finding| finding.needle == 0),
+            "{options:?}: the search sees the key that is held"
+        );
+        for finding in findings {
+            assert!(finding.mapping.undumped && finding.mapping.name.is_empty(), "{options:?}: {finding:x?}");
+            assert!(finding.needle < 3, "{options:?}: the area's key outlived the unlock: {finding:x?}");
+        }
+    }
+}
