@@ -1,5 +1,7 @@
 //! Segments among each other: ids, backups, overlaps, digests. Format notes 2.5 step 4.
 
+use std::collections::BTreeSet;
+
 use block::Bytes;
 
 use crate::metadata::digest::Digest;
@@ -75,9 +77,9 @@ pub(crate) fn check_digests(
     segments: &ById<SegmentId, Segment>,
     digests: &ById<DigestId, Digest>,
 ) -> Result<(), Violation> {
+    let listed: BTreeSet<SegmentId> = digests.iter().flat_map(|(_, digest)| digest.segments.iter().copied()).collect();
     for (id, segment) in segments.iter() {
-        let listed = digests.iter().any(|(_, digest)| digest.segments.contains(&id));
-        if segment.type_name == "crypt" && !listed {
+        if segment.type_name == "crypt" && !listed.contains(&id) {
             return Err(Violation::new(Rule::SegmentInDigest, format!("segments.{id}"), "in no digest"));
         }
     }
