@@ -1,0 +1,184 @@
+//! The command line: verbs, and the options that several verbs share. Options are named as in cryptsetup where it has
+//! them; its verbs work as aliases. Secrets are never arguments.
+
+pub(crate) mod kdf;
+pub(crate) mod key;
+pub(crate) mod target;
+
+use clap::error::ErrorKind;
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
+
+use crate::exit::Code;
+use crate::verb;
+
+/// LUKS2 volumes in user space: create, unlock, use and edit them, without the kernel's dm-crypt.
+#[derive(Debug, Parser)]
+#[command(name = "luksctl", version, max_term_width = 100, arg_required_else_help = true)]
+#[command(after_help = "Passphrases come from a prompt, standard input, --key-file or --key-fd; never from the \
+                        command line or the environment.\nExit codes: 0 done, 1 wrong parameters, 2 wrong passphrase, \
+                        3 out of memory, 4 no such device,\n5 exists or busy, 10 a report found something.")]
+pub(crate) struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) verb: Verb,
+    /// Options that every verb takes.
+    #[command(flatten)]
+    pub(crate) common: Common,
+}
+
+/// Options that every verb takes.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Common {
+    /// Ask nothing, show no progress
+    #[arg(short = 'q', long, global = true, display_order = 900)]
+    pub(crate) batch_mode: bool,
+    /// Say more: what is found on the way, and the exit code in words
+    #[arg(short = 'v', long, global = true, display_order = 901)]
+    pub(crate) verbose: bool,
+}
+
+/// The verbs.
+#[derive(Debug, Subcommand)]
+#[allow(clippy::large_enum_variant)] // one value per run of the program
+pub(crate) enum Verb {
+    /// Make a LUKS2 container in a file or on a block device
+    #[command(alias = "luksFormat")]
+    Format(verb::format::FormatArgs),
+    /// Unlock a container and make its plaintext a disk
+    #[command(alias = "luksOpen")]
+    Open(verb::open::OpenArgs),
+    /// Flush, detach, wipe the keys
+    #[command(alias = "luksClose")]
+    Close(verb::close::CloseArgs),
+    /// Stop an open volume's I/O and wipe its keys
+    #[command(alias = "luksSuspend")]
+    Suspend(verb::suspend::SuspendArgs),
+    /// Give a suspended volume its keys back
+    #[command(alias = "luksResume")]
+    Resume(verb::resume::ResumeArgs),
+    /// Show one open volume
+    Status(verb::status::StatusArgs),
+    /// Show every open volume
+    #[command(alias = "ls")]
+    List(verb::list::ListArgs),
+    /// Show what a header says, and its health
+    #[command(alias = "luksDump")]
+    Dump(verb::dump::DumpArgs),
+    /// Answer by exit code whether this is a LUKS2 container
+    #[command(alias = "isLuks")]
+    IsLuks(verb::is_luks::IsLuksArgs),
+    /// Show or set the UUID
+    #[command(alias = "luksUUID")]
+    Uuid(verb::uuid::UuidArgs),
+    /// Show or set the label and the subsystem
+    Label(verb::label::LabelArgs),
+    /// Add, remove, kill, change, test, list the keyslots
+    Keyslot(verb::keyslot::KeyslotArgs),
+    /// Stream the plaintext of a container into a file, without a mount
+    CopyOut(verb::copy_out::CopyOutArgs),
+    /// Stream a file into the plaintext of a container, without a mount
+    CopyIn(verb::copy_in::CopyInArgs),
+    /// Open a container and mount its file system
+    Mount(verb::mount::MountArgs),
+    /// Unmount what `mount` mounted and close it
+    #[command(alias = "unmount")]
+    Umount(verb::umount::UmountArgs),
+    /// Rewrite a damaged or stale header copy from the good one
+    Repair(verb::repair::RepairArgs),
+    /// Print manual pages or shell completions
+    Generate(verb::generate::GenerateArgs),
+    /// cryptsetup's name for `keyslot add`
+    #[command(name = "luksAddKey", hide = true)]
+    LuksAddKey(verb::keyslot::add::AddArgs),
+    /// cryptsetup's name for `keyslot remove`
+    #[command(name = "luksRemoveKey", hide = true)]
+    LuksRemoveKey(verb::keyslot::remove::RemoveArgs),
+    /// cryptsetup's name for `keyslot kill`
+    #[command(name = "luksKillSlot", alias = "luksDelKey", hide = true)]
+    LuksKillSlot(verb::keyslot::kill::KillArgs),
+    /// cryptsetup's name for `keyslot change`
+    #[command(name = "luksChangeKey", hide = true)]
+    LuksChangeKey(verb::keyslot::change::ChangeArgs),
+    /// cryptsetup's name for setting `label`
+    #[command(name = "config", alias = "luksConfig", hide = true)]
+    Config(verb::label::ConfigArgs),
+    /// The process behind an open volume; `open` starts it
+    #[command(name = "__serve", hide = true)]
+    Serve(verb::serve::ServeArgs),
+}
+
+/// Reads the arguments. Help and version end with 0; a wrong option is said with the next step and ends with 1.
+pub(crate) fn parse() -> Result<Cli, Code> {
+    Cli::try_parse().map_err(|error| match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+            let printed = error.print();
+            drop(printed);
+            Code::Success
+        }
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            let printed = error.print();
+            drop(printed);
+            Code::Wrong
+        }
+        _ => {
+            crate::output::words(&usage_error(&error.render().to_string()));
+            Code::Wrong
+        }
+    })
+}
+
+/// clap's words in the shape of every other error here: what is wrong, then the next command.
+fn usage_error(rendered: &str) -> String {
+    let words = rendered.strip_prefix("error: ").unwrap_or(rendered);
+    let body = words.split("\n\nUsage:").next().unwrap_or(words);
+    let body = body.split("\n\nFor more information").next().unwrap_or(body).trim_end();
+    let usage = words.split("\n\nUsage: ").nth(1).and_then(|usage| usage.lines().next());
+    let verb = usage.map(|usage| {
+        let words = usage.split(' ').take_while(|word| word.starts_with(|c: char| c.is_ascii_lowercase()));
+        words.collect::<Vec<_>>().join(" ")
+    });
+    format!("luksctl: {body}\nhint: {} --help", verb.filter(|verb| !verb.is_empty()).as_deref().unwrap_or("luksctl"))
+}
+
+/// The whole command, for manual pages and completions.
+pub(crate) fn command() -> clap::Command {
+    Cli::command()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn definitions_are_consistent() {
+        command().debug_assert();
+    }
+
+    #[test]
+    fn usage_errors_say_the_next_command() {
+        let error = Cli::try_parse_from(["luksctl", "format", "--no-such"]).unwrap_err();
+        let text = usage_error(&error.render().to_string());
+        assert!(text.starts_with("luksctl: unexpected argument '--no-such'"), "{text}");
+        assert!(text.ends_with("hint: luksctl format --help"), "{text}");
+        assert!(!text.contains("Usage"), "{text}");
+        let error = Cli::try_parse_from(["luksctl", "keyslot", "kill", "image"]).unwrap_err();
+        let text = usage_error(&error.render().to_string());
+        assert!(text.ends_with("hint: luksctl keyslot kill --help"), "{text}");
+        let error = Cli::try_parse_from(["luksctl", "frobnicate"]).unwrap_err();
+        assert!(usage_error(&error.render().to_string()).ends_with("hint: luksctl --help"));
+    }
+
+    #[test]
+    fn every_option_is_explained() {
+        fn check(command: &clap::Command, path: &str) {
+            for argument in command.get_arguments() {
+                assert!(argument.get_help().is_some(), "{path} {}", argument.get_id());
+            }
+            assert!(command.get_about().is_some(), "{path}");
+            for below in command.get_subcommands() {
+                check(below, &format!("{path} {}", below.get_name()));
+            }
+        }
+        check(&command(), "luksctl");
+    }
+}

@@ -1,0 +1,54 @@
+//! What a new keyslot costs to unlock, and how it is encrypted: cryptsetup's options and its rules across them.
+
+use clap::{Args, ValueEnum};
+
+/// Key derivation functions for new keyslots.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Pbkdf {
+    /// PBKDF2-HMAC: for random keys made by a machine, or where memory is short.
+    Pbkdf2,
+    /// Argon2i.
+    Argon2i,
+    /// Argon2id.
+    Argon2id,
+}
+
+/// The cost of a new keyslot.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct KdfArgs {
+    /// Key derivation function
+    #[arg(long, value_name = "NAME", value_enum, default_value = "argon2id", help_heading = "New keyslot")]
+    pub(crate) pbkdf: Pbkdf,
+    /// Unlocking shall take this many milliseconds on this machine [default: 2000]
+    #[arg(short = 'i', long, value_name = "MS", conflicts_with = "pbkdf_force_iterations",
+          value_parser = clap::value_parser!(u32).range(1..), help_heading = "New keyslot")]
+    pub(crate) iter_time: Option<u32>,
+    /// Most memory for Argon2, in KiB [default: 1048576]
+    #[arg(long, value_name = "KIB", value_parser = clap::value_parser!(u32).range(32..=4_194_304),
+          help_heading = "New keyslot")]
+    pub(crate) pbkdf_memory: Option<u32>,
+    /// Most threads for Argon2, 1 to 4 [default: 4]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4), help_heading = "New keyslot")]
+    pub(crate) pbkdf_parallel: Option<u32>,
+    /// Measure nothing, take this cost (PBKDF2 iterations, Argon2 passes)
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(4..), help_heading = "New keyslot")]
+    pub(crate) pbkdf_force_iterations: Option<u32>,
+    /// Hash of PBKDF2, of the AF splitter and of the key digest
+    #[arg(long, value_name = "NAME", default_value = "sha256", help_heading = "New keyslot")]
+    pub(crate) hash: String,
+    /// Cipher of the keyslot area, with --keyslot-key-size [default: the volume's]
+    #[arg(long, value_name = "SPEC", requires = "keyslot_key_size", help_heading = "New keyslot")]
+    pub(crate) keyslot_cipher: Option<String>,
+    /// Key size of the keyslot area in bits, with --keyslot-cipher
+    #[arg(long, value_name = "BITS", requires = "keyslot_cipher", value_parser = key_bits, help_heading = "New keyslot")]
+    pub(crate) keyslot_key_size: Option<u32>,
+}
+
+/// Key sizes are given in bits and are whole bytes.
+pub(crate) fn key_bits(text: &str) -> Result<u32, String> {
+    let bits: u32 = text.parse().map_err(|_| format!("'{text}' is no number of bits"))?;
+    if bits == 0 || bits % 8 != 0 {
+        return Err(format!("{bits} bits are no multiple of 8"));
+    }
+    Ok(bits)
+}

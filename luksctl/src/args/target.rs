@@ -1,0 +1,42 @@
+//! Which container: the image and where its header lies, and the bounds on what a header may cost.
+
+use std::path::PathBuf;
+
+use block::Bytes;
+use clap::Args;
+
+/// The container that a verb works on.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct TargetArgs {
+    /// File or block device; also UUID=…, LABEL=… or a name below /dev/disk
+    #[arg(value_name = "IMAGE")]
+    pub(crate) image: PathBuf,
+    /// The LUKS header lies in this file or device instead
+    #[arg(long, value_name = "FILE")]
+    pub(crate) header: Option<PathBuf>,
+    /// Only LUKS2 is known; accepted because cryptsetup asks for it
+    #[arg(short = 'M', long = "type", value_name = "TYPE", value_parser = ["luks", "luks2"], hide = true)]
+    pub(crate) kind: Option<String>,
+}
+
+/// Bounds on what unlocking may cost, checked before any work: a header can ask for more than a machine has.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct LimitArgs {
+    /// Refuse keyslots whose KDF wants more memory than this [default: 4G]
+    #[arg(long, value_name = "SIZE", value_parser = crate::size::parse, help_heading = "Bounds")]
+    pub(crate) max_kdf_memory: Option<Bytes>,
+    /// Refuse Argon2 keyslots with more passes than this
+    #[arg(long, value_name = "N", help_heading = "Bounds")]
+    pub(crate) max_kdf_time: Option<u32>,
+    /// Refuse PBKDF2 keyslots with more iterations than this
+    #[arg(long, value_name = "N", help_heading = "Bounds")]
+    pub(crate) max_kdf_iterations: Option<u32>,
+}
+
+/// Machine-readable output.
+#[derive(Debug, Clone, Copy, Args)]
+pub(crate) struct ReportArgs {
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}

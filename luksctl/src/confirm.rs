@@ -1,0 +1,29 @@
+//! Questions before something irreversible: the word `YES`, typed in capitals on a terminal, as cryptsetup asks for it.
+
+use std::io::{BufRead as _, IsTerminal as _};
+
+use crate::failure::Failure;
+
+/// The answer that counts; anything else, `yes` too, is a no.
+const YES: &str = "YES";
+
+/// Whether a person can be asked: both standard input and stderr are a terminal.
+pub(crate) fn can_ask() -> bool {
+    std::io::stdin().is_terminal() && std::io::stderr().is_terminal()
+}
+
+/// Says `warning` and goes on only after a typed `YES`. Call it only where [`can_ask`] is true.
+pub(crate) fn typed_yes(warning: &str) -> Result<(), Failure> {
+    crate::output::words("");
+    crate::output::words(&format!("WARNING: {warning}"));
+    crate::output::words("Are you sure? Type 'YES' in capital letters:");
+    let mut answer = String::new();
+    std::io::stdin()
+        .lock()
+        .read_line(&mut answer)
+        .map_err(|error| Failure::wrong(format!("reading the answer: {error}")))?;
+    if answer.trim_end_matches(['\n', '\r']) == YES {
+        return Ok(());
+    }
+    Err(Failure::wrong("nothing was changed: the answer was not YES".to_owned()))
+}

@@ -1,0 +1,153 @@
+//! From an error to the next command: what a person should type now. No hint is better than a wrong one.
+
+use std::io;
+use std::path::Path;
+
+use block::{BlockError, BlockErrorKind};
+use luks::Error;
+use secret::KeySourceError;
+use session::{FailureKind, SessionError};
+
+/// After an error of the format library about `image`.
+pub(crate) fn of_luks(image: &Path, error: &Error) -> Option<String> {
+    let image = image.display();
+    Some(match error {
+        Error::NoKey { .. } => format!("try again; `luksctl keyslot list {image}` shows which keyslots there are"),
+        Error::NoUsableKeyslot { .. } | Error::KeyslotMissing { .. } | Error::KeyslotUnbound { .. } => {
+            format!("luksctl keyslot list {image}")
+        }
+        Error::NotLuks => format!("`luksctl format {image}` would make it one, and destroy what it holds"),
+        Error::Luks1 => format!("cryptsetup convert {image} --type luks2"),
+        Error::NoValidCopy { .. } => {
+            "both copies are damaged: restore a header backup (`cryptsetup luksHeaderRestore`)".to_owned()
+        }
+        Error::KdfLimit { .. } => {
+            "if you trust this image, raise --max-kdf-memory, --max-kdf-time or --max-kdf-iterations".to_owned()
+        }
+        Error::Memory { .. } => "free memory, try another keyslot with -S, or set a lower --pbkdf-memory".to_owned(),
+        Error::KdfParameter { .. } => "leave --pbkdf-memory and --pbkdf-parallel out with --pbkdf pbkdf2".to_owned(),
+        Error::Calibration { .. } => "give the cost with --pbkdf-force-iterations".to_owned(),
+        Error::Locked { .. } => "another program changes this header now; try again in a moment".to_owned(),
+        Error::ConcurrentUpdate { .. } | Error::Poisoned => "run the same command again".to_owned(),
+        Error::AmbiguousSignature { .. } => format!("if {image} is really LUKS: luksctl repair --force {image}"),
+        Error::LastKeyslot { .. } => {
+            format!("luksctl keyslot add {image}, or --force if the data may be lost")
+        }
+        Error::KeyslotInUse { .. } => format!("luksctl keyslot list {image} shows which are free"),
+        Error::NoFreeKeyslot { .. } | Error::NoFreeArea { .. } => {
+            format!("luksctl keyslot remove {image} frees one")
+        }
+        Error::UnmetRequirements { .. } | Error::UnsupportedRequirement { .. } => format!("luksctl dump {image}"),
+        Error::InReencryption { .. } => format!("cryptsetup repair {image}, then cryptsetup reencrypt {image}"),
+        Error::SegmentGeometry { .. } => "the image is truncated, or the wrong data device: check its size".to_owned(),
+        Error::DeviceTooSmall { .. } => "make it larger: --size, or another device".to_owned(),
+        Error::Block(error) => return of_kind(error.kind),
+        _ => return None,
+    })
+}
+
+/// After an error of a disk.
+pub(crate) fn of_block(_image: &Path, error: &BlockError) -> Option<String> {
+    match &error.source {
+        Some(source) if error.kind == BlockErrorKind::Io => of_open(_image, source),
+        _ => of_kind(error.kind),
+    }
+}
+
+fn of_kind(kind: BlockErrorKind) -> Option<String> {
+    Some(match kind {
+        BlockErrorKind::NoSpace => {
+            "free space on the file system that holds it (`df -h`), then run this again".to_owned()
+        }
+        BlockErrorKind::Io => "the medium fails: look at `dmesg`, and copy what can be read first".to_owned(),
+        BlockErrorKind::ReadOnly => "make it writable, or work on a copy".to_owned(),
+        BlockErrorKind::Busy => "`luksctl list` and `losetup -a` show what uses it".to_owned(),
+        BlockErrorKind::Suspended => "luksctl resume NAME".to_owned(),
+        BlockErrorKind::OutOfRange => "the image is shorter than its header says: is it truncated?".to_owned(),
+        BlockErrorKind::Unsupported => "name a regular file or a block device".to_owned(),
+        _ => return None,
+    })
+}
+
+/// After an error of the session of open volumes.
+pub(crate) fn of_session(error: &SessionError) -> Option<String> {
+    Some(match error {
+        SessionError::NotOpen { .. } | SessionError::NotMounted { .. } => "luksctl list".to_owned(),
+        SessionError::AlreadyOpen { name } => format!("choose another name, or: luksctl close {name}"),
+        SessionError::ImageOpen { name, .. } => format!("luksctl status {name}"),
+        SessionError::ImageInUse { .. } => "`luksctl list` and `losetup -a` show what uses it".to_owned(),
+        SessionError::Leftover { name, .. } => format!("unmount it, then: luksctl close {name}"),
+        SessionError::Busy { name, .. } => format!("unmount it (`luksctl status {name}` says where), then close it"),
+        SessionError::NoKey { .. } => "try again, or look with `luksctl keyslot list IMAGE`".to_owned(),
+        SessionError::LostWrites { name, .. } => format!("check the file system after opening {name} again"),
+        SessionError::Name { .. } => "use letters, digits, dot, underscore and dash".to_owned(),
+        SessionError::Refused(failure) => return of_failure(failure.kind),
+        SessionError::Luks { path, source } => return of_luks(path, source),
+        SessionError::Block { path, source } => return of_block(path, source),
+        SessionError::Io { path, source, .. } => return of_open(path, source),
+        SessionError::KeySource(error) => return of_key_source(error),
+        SessionError::Program { program, .. } => format!("is {program} installed? `luksctl open` works without it"),
+        SessionError::RunDirectory { .. } => "set LUKSCTL_RUN_DIR to a folder of your own with mode 0700".to_owned(),
+        SessionError::ServerEnded { .. } | SessionError::Timeout { .. } => "luksctl list".to_owned(),
+        _ => return None,
+    })
+}
+
+fn of_failure(kind: FailureKind) -> Option<String> {
+    Some(match kind {
+        FailureKind::NoKey => "try again, or look with `luksctl keyslot list IMAGE`".to_owned(),
+        FailureKind::Memory => "free memory, or open another keyslot with -S".to_owned(),
+        FailureKind::Fuse => {
+            "load the module (`modprobe fuse`) and open /dev/fuse to this user; copy-in and copy-out work without it"
+                .to_owned()
+        }
+        FailureKind::Loop => "add --no-loop to use the file below FUSE".to_owned(),
+        FailureKind::ImageInUse | FailureKind::Busy => "`luksctl list` and `losetup -a` show what uses it".to_owned(),
+        FailureKind::State => "luksctl list".to_owned(),
+        FailureKind::LostWrites => "close it, open it again and check the file system".to_owned(),
+        FailureKind::Header => "luksctl dump IMAGE".to_owned(),
+        _ => return None,
+    })
+}
+
+/// After an error of a key source.
+pub(crate) fn of_key_source(error: &KeySourceError) -> Option<String> {
+    Some(match error {
+        KeySourceError::Nothing | KeySourceError::NoTerminal { .. } => {
+            "give the passphrase on standard input, or with --key-file or --key-fd".to_owned()
+        }
+        KeySourceError::TooLarge { .. } => "choose its part with --keyfile-size and --keyfile-offset".to_owned(),
+        KeySourceError::TooShort { .. } => "give a smaller --keyfile-size".to_owned(),
+        KeySourceError::SizeNeeded { .. } => "add --keyfile-size BYTES".to_owned(),
+        KeySourceError::Mismatch => "type the same passphrase twice".to_owned(),
+        _ => return None,
+    })
+}
+
+/// After opening `path` failed.
+pub(crate) fn of_open(path: &Path, error: &io::Error) -> Option<String> {
+    Some(match error.kind() {
+        io::ErrorKind::NotFound => format!("check the name: ls -l {}", parent(path)),
+        io::ErrorKind::PermissionDenied => format!("look at its owner and mode: ls -l {}", path.display()),
+        io::ErrorKind::ReadOnlyFilesystem => "copy it to a writable file system".to_owned(),
+        io::ErrorKind::IsADirectory => "name the image file in it, or a block device".to_owned(),
+        _ => return None,
+    })
+}
+
+/// After writing `path` failed.
+pub(crate) fn of_write(path: &Path, error: &io::Error) -> Option<String> {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
+            of_kind(BlockErrorKind::NoSpace)
+        }
+        _ => of_open(path, error),
+    }
+}
+
+fn parent(path: &Path) -> String {
+    match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder.display().to_string(),
+        _ => ".".to_owned(),
+    }
+}

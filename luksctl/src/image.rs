@@ -1,0 +1,122 @@
+//! From `IMAGE` and `--header` to open files: names resolved, folders and missing files refused with the right words,
+//! the use lock where plaintext is moved.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use block::{BlockIo as _, Direct, FileDisk, OpenMode, UseLock};
+use luks::{Container, Limits};
+
+use crate::args::target::{LimitArgs, TargetArgs};
+use crate::failure::Failure;
+
+/// An open container on files or devices: header and data may lie apart.
+pub(crate) type FileContainer = Container<Arc<FileDisk>, Arc<FileDisk>>;
+
+/// What a verb will do with the files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Access {
+    /// Header and data are only read.
+    Read,
+    /// The header is changed.
+    ChangeHeader,
+    /// Header and data are changed.
+    ChangeData,
+}
+
+/// The files of one container.
+pub(crate) struct Image {
+    path: PathBuf,
+    header: Arc<FileDisk>,
+    data: Arc<FileDisk>,
+}
+
+impl Image {
+    /// Opens the files that `target` names.
+    pub(crate) fn open(target: &TargetArgs, access: Access) -> Result<Image, Failure> {
+        let path = resolve(&target.image)?;
+        let data = Arc::new(open_disk(&path, access == Access::Read || only_header(target, access))?);
+        let header = match &target.header {
+            None => Arc::clone(&data),
+            Some(header) => Arc::new(open_disk(&resolve(header)?, access == Access::Read)?),
+        };
+        Ok(Image { path, header, data })
+    }
+
+    /// How the person knows the image.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The file with the header.
+    pub(crate) fn header(&self) -> &Arc<FileDisk> {
+        &self.header
+    }
+
+    /// Reads and checks the header.
+    pub(crate) fn load(&self, limits: &Limits) -> Result<luks::Header, Failure> {
+        luks::load(&self.header, limits).map_err(|error| Failure::of_luks(self.header.path(), error))
+    }
+
+    /// The container; says on stderr when the header is damaged but usable.
+    pub(crate) fn container(&self, limits: &Limits) -> Result<FileContainer, Failure> {
+        let container = Container::open(Arc::clone(&self.header), Arc::clone(&self.data), limits.clone())
+            .map_err(|error| Failure::of_luks(self.header.path(), error))?;
+        advise(self.header.path(), container.header());
+        Ok(container)
+    }
+
+    /// Takes the use lock on the data: exclusive for writing, shared for reading. An open volume holds it.
+    pub(crate) fn lock_use(&self, shared: bool) -> Result<UseLock, Failure> {
+        self.data.lock_use(shared).map_err(|error| {
+            Failure::busy(format!("{}: {error}", self.path.display()))
+                .with_hint("`luksctl list` shows what is open; close it first")
+        })
+    }
+}
+
+/// Says on stderr what is wrong with a usable header, and what to do.
+pub(crate) fn advise(path: &Path, header: &luks::Header) {
+    if let Some(advice) = header.health().advice() {
+        crate::output::words(&format!("luksctl: warning: {}: {advice}", path.display()));
+    }
+}
+
+/// The library's bounds with what the person moved.
+pub(crate) fn limits(args: &LimitArgs) -> Limits {
+    let mut limits = Limits::default();
+    if let Some(memory) = args.max_kdf_memory {
+        limits.kdf_memory_kib = u32::try_from(memory.get() / 1024).unwrap_or(u32::MAX);
+    }
+    if let Some(time) = args.max_kdf_time {
+        limits.kdf_time = time;
+    }
+    if let Some(iterations) = args.max_kdf_iterations {
+        limits.kdf_iterations = iterations;
+    }
+    limits
+}
+
+/// The path behind `UUID=…`, `LABEL=…` or a plain path; must exist and be no folder.
+pub(crate) fn resolve(named: &Path) -> Result<PathBuf, Failure> {
+    let path = session::image::resolve(named).map_err(Failure::of_session)?;
+    let found = std::fs::metadata(&path).map_err(|error| Failure::from_open(&path, &error))?;
+    if found.is_dir() {
+        return Err(Failure::device(format!("{}: is a folder, not an image", path.display()))
+            .with_hint("name the image file in it, or a block device"));
+    }
+    Ok(path)
+}
+
+/// With a detached header, changing the header leaves the data alone.
+fn only_header(target: &TargetArgs, access: Access) -> bool {
+    access == Access::ChangeHeader && target.header.is_some()
+}
+
+/// Opens one file or device.
+pub(crate) fn open_disk(path: &Path, read_only: bool) -> Result<FileDisk, Failure> {
+    let mode = OpenMode { read_only, direct: Direct::Never, exclusive: false };
+    let disk = FileDisk::open(path, &mode).map_err(|error| Failure::of_block_open(path, &error))?;
+    log::info!("{}: {}", path.display(), disk.geometry().size);
+    Ok(disk)
+}

@@ -1,0 +1,42 @@
+//! From the cost options to a new keyslot's parameters; measures the machine where no cost is forced.
+
+use luks::calibrate::{Effort, KdfChoice, KdfCost, calibrate};
+use luks::env::Env;
+use luks::{HashAlg, KdfParams, KeyslotId, NewKeyslot};
+
+use crate::args::kdf::{KdfArgs, Pbkdf};
+
+/// Measures or checks what a new keyslot will cost.
+pub(crate) fn params(args: &KdfArgs, key_size_bytes: usize, env: &Env<'_>) -> Result<KdfParams, luks::Error> {
+    let choice = match args.pbkdf {
+        Pbkdf::Pbkdf2 => KdfChoice::Pbkdf2 { hash: HashAlg::parse(&args.hash)? },
+        Pbkdf::Argon2i => KdfChoice::Argon2i,
+        Pbkdf::Argon2id => KdfChoice::Argon2id,
+    };
+    let mut cost =
+        KdfCost { memory_kib: args.pbkdf_memory, parallel: args.pbkdf_parallel, key_size_bytes, ..KdfCost::default() };
+    if let Some(target_ms) = args.iter_time {
+        cost.effort = Effort::IterTime { target_ms };
+    }
+    if let Some(iterations) = args.pbkdf_force_iterations {
+        cost.effort = Effort::Forced { iterations };
+    }
+    calibrate(env, choice, &cost)
+}
+
+/// A new keyslot as the options describe it, at `id` or at the lowest free one.
+pub(crate) fn new_keyslot(args: &KdfArgs, id: Option<u32>, env: &Env<'_>) -> Result<NewKeyslot, luks::Error> {
+    let encryption = keyslot_encryption(args);
+    let key_size_bytes = encryption.as_ref().map_or(KdfCost::default().key_size_bytes, |(_, bits)| *bits as usize / 8);
+    let kdf = params(args, key_size_bytes, env)?;
+    let mut new = NewKeyslot::new(kdf);
+    new.id = id.map(KeyslotId);
+    new.hash = HashAlg::parse(&args.hash)?;
+    new.encryption = encryption.map(|(cipher, bits)| (cipher, bits / 8));
+    Ok(new)
+}
+
+/// Cipher and key size in bits of the keyslot area, where both are given.
+pub(crate) fn keyslot_encryption(args: &KdfArgs) -> Option<(String, u32)> {
+    args.keyslot_cipher.clone().zip(args.keyslot_key_size)
+}

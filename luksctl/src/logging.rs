@@ -1,0 +1,27 @@
+//! Where the libraries' warnings go: stderr, prefixed like our own words. Warnings always, everything else with `-v`.
+
+use log::{LevelFilter, Log, Metadata, Record};
+
+struct Stderr;
+
+impl Log for Stderr {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.level() <= log::max_level()
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        if self.enabled(record.metadata()) {
+            let level = record.level().as_str().to_ascii_lowercase();
+            crate::output::words(&format!("luksctl: {level}: {}", record.args()));
+        }
+    }
+
+    fn flush(&self) {}
+}
+
+/// Starts logging to stderr. A second start changes nothing.
+pub(crate) fn start(verbose: bool) {
+    if log::set_logger(&Stderr).is_ok() {
+        log::set_max_level(if verbose { LevelFilter::Debug } else { LevelFilter::Warn });
+    }
+}

@@ -1,0 +1,197 @@
+//! `copy-in IMAGE FILE|-`: streams a file into the plaintext of an existing container, without a mount and without root.
+//! Refused while the image is open, mounted or attached. Stopped half-way it says how far it came; what lies behind that
+//! is as it was.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use block::{BlockIo, ByteView, Bytes};
+use clap::Args;
+use serde_json::json;
+
+use super::copy_out::CHUNK;
+use crate::args::Common;
+use crate::args::key::KeyArgs;
+use crate::args::target::{LimitArgs, ReportArgs, TargetArgs};
+use crate::exit::Code;
+use crate::failure::Failure;
+use crate::image::{self, Access, Image};
+use crate::interrupt::Interrupt;
+use crate::keys::KeySource;
+use crate::progress::Progress;
+use crate::unlock::{self, Ask};
+use crate::{confirm, occupied, output};
+
+/// Arguments of `copy-in`.
+#[derive(Debug, Args)]
+pub(crate) struct CopyInArgs {
+    #[command(flatten)]
+    target: TargetArgs,
+    /// Where the plaintext comes from; - is standard input
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+    /// Start at this place of the volume
+    #[arg(long, value_name = "SIZE", value_parser = crate::size::parse)]
+    offset: Option<Bytes>,
+    /// Overwrite a file system or other known content of the volume
+    #[arg(long)]
+    force: bool,
+    /// Try only this keyslot
+    #[arg(short = 'S', long, value_name = "N")]
+    key_slot: Option<u32>,
+    #[command(flatten)]
+    key: KeyArgs,
+    #[command(flatten)]
+    limits: LimitArgs,
+    #[command(flatten)]
+    report: ReportArgs,
+}
+
+/// Copies a file in.
+pub(crate) fn run(args: &CopyInArgs, common: &Common) -> Result<Code, Failure> {
+    let (mut input, length) = input(args)?;
+    let mut source = KeySource::unlocking(&args.key, None)?;
+    let image = Image::open(&args.target, Access::ChangeData)?;
+    occupied::refuse(image.path())?;
+    let _in_use = image.lock_use(false)?;
+    let container = image.container(&image::limits(&args.limits))?;
+    let ask = Ask { keyslot: args.key_slot, unlock: luks::Purpose::DefaultSegment, purpose: secret::Purpose::Unlock };
+    let (key, _passphrase) = unlock::unlock(&image, &container, &ask, &mut source)?;
+    let volume = container.volume(&key, false).map_err(|error| Failure::of_luks(image.path(), error))?;
+    drop(key);
+    let size = volume.geometry().size;
+    let start = args.offset.unwrap_or(Bytes(0));
+    let room = size.checked_sub(start).ok_or_else(|| too_large(start, size))?;
+    if let Some(length) = length.filter(|length| *length > room) {
+        return Err(too_large(Bytes(start.0.saturating_add(length.0)), size));
+    }
+    refuse_content(args, common, &image, &volume)?;
+    let interrupt = Interrupt::watch()?;
+    interrupt.stop_softly();
+    let progress = Progress::new("copying in", length, common.batch_mode);
+    let mut copied = Bytes(0);
+    let outcome = copy(&mut *input, &volume, start, room, &mut copied, &interrupt, &progress, image.path());
+    let flushed = volume.flush().map_err(|error| Failure::of_block(image.path(), &error));
+    drop(progress);
+    let ended = match outcome.and_then(|ended| flushed.map(|()| ended)) {
+        Ok(ended) => ended,
+        Err(failure) => {
+            output::words(&format!(
+                "luksctl: stopped after {copied}; the volume behind {} is as it was",
+                Bytes(start.0 + copied.0)
+            ));
+            return Err(failure);
+        }
+    };
+    if let Ended::BySignal(signal) = ended {
+        output::words(&format!(
+            "luksctl: stopped by signal {signal}: the first {copied} are written and on disk, the rest is as it was\n\
+             hint: run the same command again to copy all of it"
+        ));
+        std::process::exit(128 + signal);
+    }
+    if args.report.json {
+        output::json(
+            &json!({ "image": image.path(), "file": args.file, "offset_bytes": start.0, "copied_bytes": copied.0 }),
+        )?;
+    } else if !common.batch_mode {
+        output::words(&format!("Copied {copied} in."));
+    }
+    Ok(Code::Success)
+}
+
+/// How a copy ended without an error.
+enum Ended {
+    AtEnd,
+    BySignal(i32),
+}
+
+/// The file to read and its length, where it has one.
+fn input(args: &CopyInArgs) -> Result<(Box<dyn Read>, Option<Bytes>), Failure> {
+    if args.file == Path::new("-") {
+        let from_stdin = args.key.key_file.as_deref() == Some(Path::new("-"))
+            || (args.key.key_file.is_none() && args.key.key_fd.is_none());
+        if from_stdin {
+            return Err(Failure::wrong("standard input is the data, so the passphrase cannot come from it")
+                .with_hint("give the passphrase with --key-file or --key-fd"));
+        }
+        return Ok((Box::new(std::io::stdin().lock()), None));
+    }
+    let file = File::open(&args.file).map_err(|error| Failure::from_open(&args.file, &error))?;
+    let found = file.metadata().map_err(|error| Failure::from_open(&args.file, &error))?;
+    if found.is_dir() {
+        return Err(Failure::wrong(format!("{}: is a folder", args.file.display()))
+            .with_hint("`luksctl mount` the image and copy the folder into it"));
+    }
+    let length = found.is_file().then_some(Bytes(found.len()));
+    Ok((Box::new(file), length))
+}
+
+/// Refuses to overwrite known content of the volume, unless it is forced.
+fn refuse_content<D: BlockIo>(args: &CopyInArgs, common: &Common, image: &Image, volume: &D) -> Result<(), Failure> {
+    if args.force {
+        return Ok(());
+    }
+    let found = block::signature::probe(volume).map_err(|error| Failure::of_block(image.path(), &error))?;
+    let Some(words) = occupied::words(&found) else { return Ok(()) };
+    if !common.batch_mode && confirm::can_ask() {
+        return confirm::typed_yes(&format!(
+            "the volume in {} holds {words}, which will be overwritten.",
+            image.path().display()
+        ));
+    }
+    Err(Failure::wrong(format!("{}: the volume holds {words}; nothing was changed", image.path().display()))
+        .with_hint("add --force to overwrite it"))
+}
+
+/// Moves `input` into the volume from `start`, at most `room`; keeps `copied` true at every moment.
+#[allow(clippy::too_many_arguments)] // one caller; the parts have no life together
+fn copy<D: BlockIo>(
+    input: &mut dyn Read,
+    volume: &D,
+    start: Bytes,
+    room: Bytes,
+    copied: &mut Bytes,
+    interrupt: &Interrupt,
+    progress: &Progress,
+    image: &Path,
+) -> Result<Ended, Failure> {
+    let view = ByteView::new(volume);
+    let mut buffer = block::AlignedBuf::zeroed(CHUNK.0 as usize);
+    loop {
+        if let Some(signal) = interrupt.signal() {
+            return Ok(Ended::BySignal(signal));
+        }
+        let len = fill(input, &mut buffer).map_err(|error| Failure::wrong(format!("reading the input: {error}")))?;
+        if len == 0 {
+            return Ok(Ended::AtEnd);
+        }
+        if len as u64 > room.0 - copied.0 {
+            return Err(too_large(Bytes(start.0 + copied.0 + len as u64), Bytes(start.0 + room.0)));
+        }
+        let at = Bytes(start.0 + copied.0);
+        view.write(at, &buffer[..len], false).map_err(|error| Failure::of_block(image, &error))?;
+        copied.0 += len as u64;
+        progress.at(*copied);
+    }
+}
+
+/// Reads until the buffer is full or the input ends.
+fn fill(input: &mut dyn Read, buffer: &mut [u8]) -> std::io::Result<usize> {
+    let mut len = 0;
+    while len < buffer.len() {
+        match input.read(&mut buffer[len..]) {
+            Ok(0) => break,
+            Ok(more) => len += more,
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(len)
+}
+
+fn too_large(end: Bytes, size: Bytes) -> Failure {
+    Failure::wrong(format!("the input reaches to {end}, the volume ends at {size}"))
+        .with_hint("copy less, choose a smaller --offset, or format a larger image")
+}

@@ -1,0 +1,41 @@
+//! `dump IMAGE`: what the header says. As text with cryptsetup's labels (scripts grep them), as our JSON, or as the
+//! header's own JSON. Only header bytes are read; nothing is written.
+
+mod json;
+mod text;
+
+use clap::Args;
+
+use crate::args::Common;
+use crate::args::target::{LimitArgs, ReportArgs, TargetArgs};
+use crate::exit::Code;
+use crate::failure::Failure;
+use crate::image::{self, Access, Image};
+use crate::output;
+
+/// Arguments of `dump`.
+#[derive(Debug, Args)]
+pub(crate) struct DumpArgs {
+    #[command(flatten)]
+    target: TargetArgs,
+    #[command(flatten)]
+    report: ReportArgs,
+    /// Print the header's own JSON, indented
+    #[arg(long, conflicts_with = "json")]
+    dump_json_metadata: bool,
+}
+
+/// Prints the header.
+pub(crate) fn run(args: &DumpArgs, _common: &Common) -> Result<Code, Failure> {
+    let image = Image::open(&args.target, Access::Read)?;
+    let header = image.load(&image::limits(&LimitArgs::default()))?;
+    image::advise(image.header().path(), &header);
+    if args.dump_json_metadata {
+        output::json(&header.metadata().to_map())?;
+    } else if args.report.json {
+        output::json(&json::of(image.path(), &header))?;
+    } else {
+        output::data(text::of(&header).as_bytes())?;
+    }
+    Ok(Code::Success)
+}

@@ -1,0 +1,93 @@
+//! The header as one JSON object: sizes in bytes with the unit in the name, both copies' health.
+
+use std::path::Path;
+
+use luks::{Header, SegmentSize};
+use serde_json::{Value, json};
+
+use crate::verb::keyslot::list;
+
+/// The whole report.
+pub(super) fn of(image: &Path, header: &Header) -> Value {
+    let metadata = header.metadata();
+    let keyslots: Vec<Value> = metadata.keyslots.iter().map(|(id, slot)| list::in_json(metadata, id, slot)).collect();
+    let tokens: Vec<Value> = metadata
+        .tokens
+        .iter()
+        .map(|(id, token)| json!({ "id": id.0, "type": token.type_name, "keyslots": numbers(&token.keyslots) }))
+        .collect();
+    json!({
+        "image": image,
+        "version": 2,
+        "epoch": header.seqid(),
+        "uuid": header.uuid(),
+        "label": given(header.label()),
+        "subsystem": given(header.subsystem()),
+        "metadata_size_bytes": header.metadata_size().0,
+        "keyslots_size_bytes": metadata.config.keyslots_size.0,
+        "flags": metadata.config.flags,
+        "requirements": metadata.config.mandatory,
+        "health": health(header),
+        "segments": segments(header),
+        "keyslots": keyslots,
+        "tokens": tokens,
+        "digests": digests(header),
+    })
+}
+
+/// The health of both copies; shared with `is-luks` and `repair`.
+fn health(header: &Header) -> Value {
+    let health = header.health();
+    json!({
+        "healthy": health.is_healthy(),
+        "primary": health.primary.to_string(),
+        "secondary": health.secondary.to_string(),
+        "ignored_members": health.ignored_members,
+        "advice": health.advice(),
+    })
+}
+
+fn segments(header: &Header) -> Vec<Value> {
+    let one = |(id, segment): (luks::SegmentId, &luks::Segment)| {
+        let size_bytes = match segment.size {
+            SegmentSize::Dynamic => None,
+            SegmentSize::Fixed(size) => Some(size.0),
+        };
+        let crypt = segment.crypt.as_ref();
+        json!({
+            "id": id.0,
+            "type": segment.type_name,
+            "offset_bytes": segment.offset.0,
+            "size_bytes": size_bytes,
+            "cipher": crypt.map(|crypt| &crypt.encryption),
+            "sector_size_bytes": crypt.map(|crypt| crypt.sector_size),
+            "iv_tweak_sectors": crypt.map(|crypt| crypt.iv_tweak.0),
+            "integrity": crypt.and_then(|crypt| crypt.integrity.as_ref()),
+            "flags": segment.flags,
+        })
+    };
+    header.metadata().segments.iter().map(one).collect()
+}
+
+fn digests(header: &Header) -> Vec<Value> {
+    let one = |(id, digest): (luks::DigestId, &luks::Digest)| {
+        let segments: Vec<u32> = digest.segments.iter().map(|segment| segment.0).collect();
+        json!({
+            "id": id.0,
+            "type": digest.type_name,
+            "hash": digest.hash,
+            "iterations": digest.iterations,
+            "keyslots": numbers(&digest.keyslots),
+            "segments": segments,
+        })
+    };
+    header.metadata().digests.iter().map(one).collect()
+}
+
+fn numbers(ids: &[luks::KeyslotId]) -> Vec<u32> {
+    ids.iter().map(|id| id.0).collect()
+}
+
+fn given(text: String) -> Option<String> {
+    Some(text).filter(|text| !text.is_empty())
+}

@@ -1,0 +1,179 @@
+//! `format IMAGE [KEYFILE]`: a new container in a file or on a block device. Everything that can be refused is refused
+//! before a byte changes; a file that this run made goes again when formatting fails or is broken off.
+
+mod target;
+
+use std::path::PathBuf;
+
+use block::{Bytes, Sectors};
+use clap::Args;
+use luks::KeyslotId;
+use luks::format::{FormatParams, FormatPlan, NewKdf, format, plan};
+use serde_json::{Value, json};
+use session::SystemEnv;
+
+use crate::args::Common;
+use crate::args::kdf::{KdfArgs, key_bits};
+use crate::args::key::{KeyArgs, NewKeyArgs};
+use crate::args::target::{ReportArgs, TargetArgs};
+use crate::exit::Code;
+use crate::failure::Failure;
+use crate::interrupt::Interrupt;
+use crate::keys::KeySource;
+use crate::{kdf, output};
+
+use target::{Targets, Wanted};
+
+/// Arguments of `format`.
+#[derive(Debug, Args)]
+pub(crate) struct FormatArgs {
+    #[command(flatten)]
+    target: TargetArgs,
+    /// Read the passphrase from this file
+    #[arg(value_name = "KEYFILE")]
+    key_file: Option<PathBuf>,
+    /// Make IMAGE a file of this size, with all its space reserved
+    #[arg(long, value_name = "SIZE", value_parser = crate::size::parse)]
+    size: Option<Bytes>,
+    /// With --size: reserve no space, let the file grow as it is written
+    #[arg(long, requires = "size")]
+    sparse: bool,
+    /// Overwrite a known file system, partition table, LUKS header …
+    #[arg(long)]
+    force: bool,
+    /// Show what would be written, write nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Cipher of the data
+    #[arg(short = 'c', long, value_name = "SPEC", default_value = "aes-xts-plain64", help_heading = "Container")]
+    cipher: String,
+    /// Size of the volume key in bits [default: 512 for XTS, else 256]
+    #[arg(short = 's', long, value_name = "BITS", value_parser = key_bits, help_heading = "Container")]
+    key_size: Option<u32>,
+    /// Encryption sector: 512, 1024, 2048 or 4096 bytes [default: by the device]
+    #[arg(long, value_name = "BYTES", value_parser = sector_size, help_heading = "Container")]
+    sector_size: Option<u32>,
+    /// Label, at most 47 bytes
+    #[arg(long, value_name = "TEXT", help_heading = "Container")]
+    label: Option<String>,
+    /// Subsystem, at most 47 bytes
+    #[arg(long, value_name = "TEXT", help_heading = "Container")]
+    subsystem: Option<String>,
+    /// UUID [default: a random one]
+    #[arg(long, value_name = "UUID", help_heading = "Container")]
+    uuid: Option<String>,
+    /// Size of one metadata copy: 16K to 4M, a power of two
+    #[arg(long, value_name = "SIZE", value_parser = crate::size::parse, help_heading = "Container")]
+    luks2_metadata_size: Option<Bytes>,
+    /// Size of the keyslots area
+    #[arg(long, value_name = "SIZE", value_parser = crate::size::parse, help_heading = "Container")]
+    luks2_keyslots_size: Option<Bytes>,
+    /// Where data starts, in 512-byte sectors
+    #[arg(long, value_name = "SECTORS", help_heading = "Container")]
+    offset: Option<u64>,
+    /// Number of the first keyslot
+    #[arg(short = 'S', long, value_name = "N", default_value_t = 0, help_heading = "New keyslot")]
+    key_slot: u32,
+    #[command(flatten)]
+    kdf: KdfArgs,
+    #[command(flatten)]
+    key: KeyArgs,
+    #[command(flatten)]
+    new_key: NewKeyArgs,
+    #[command(flatten)]
+    report: ReportArgs,
+}
+
+/// The sizes of an encryption sector.
+fn sector_size(text: &str) -> Result<u32, String> {
+    match text.parse() {
+        Ok(size @ (512 | 1024 | 2048 | 4096)) => Ok(size),
+        _ => Err("must be 512, 1024, 2048 or 4096".to_owned()),
+    }
+}
+
+/// Formats, or shows what that would write.
+pub(crate) fn run(args: &FormatArgs, common: &Common) -> Result<Code, Failure> {
+    let source = KeySource::unlocking(&args.key, args.key_file.as_deref())?;
+    let mut source = source.asking_once(common.batch_mode && !args.new_key.verify_passphrase);
+    let mut params = params(args)?;
+    let wanted = Wanted { size: args.size, sparse: args.sparse, force: args.force };
+    let targets = Targets::look(&args.target, wanted)?;
+    let planned = targets.plan(|header, data| plan(&params, header, data))?;
+    planned.warnings.iter().for_each(|warning| output::words(&format!("luksctl: warning: {warning}")));
+    if args.dry_run {
+        targets.refuse_or_confirm(common, false)?;
+        return show(args, &planned, None);
+    }
+    targets.refuse_or_confirm(common, true)?;
+    let passphrase = source.new_passphrase(&args.target.image.display().to_string(), &args.new_key)?;
+    let interrupt = Interrupt::watch()?;
+    let system = SystemEnv;
+    let image = &args.target.image;
+    let failed = |error| Failure::of_luks(image, error);
+    params.kdf = NewKdf::Given(kdf::params(&args.kdf, planned.keyslot_encryption.1, &system.env()).map_err(failed)?);
+    let made = targets.make(&planned, &interrupt)?;
+    let header = format(made.header(), made.data(), &system.env(), &params, &passphrase).map_err(failed)?;
+    made.keep()?;
+    show(args, &planned, Some(header.uuid()))
+}
+
+/// The library's parameters. The key derivation is a cheap placeholder until it is measured, after every refusal.
+fn params(args: &FormatArgs) -> Result<FormatParams, Failure> {
+    let data_offset = args.offset.map(|sectors| {
+        Sectors(sectors).to_bytes().ok_or_else(|| Failure::wrong(format!("--offset {sectors}: too many sectors")))
+    });
+    Ok(FormatParams {
+        cipher: args.cipher.clone(),
+        key_size_bits: args.key_size,
+        sector_size: args.sector_size,
+        hash: args.kdf.hash.clone(),
+        keyslot: KeyslotId(args.key_slot),
+        keyslot_encryption: kdf::keyslot_encryption(&args.kdf),
+        label: args.label.clone(),
+        subsystem: args.subsystem.clone(),
+        uuid: args.uuid.clone(),
+        metadata_size: args.luks2_metadata_size,
+        keyslots_size: args.luks2_keyslots_size,
+        data_offset: data_offset.transpose()?,
+        detached: args.target.header.is_some(),
+        ..FormatParams::default()
+    })
+}
+
+/// The plan, or what was made.
+fn show(args: &FormatArgs, plan: &FormatPlan, uuid: Option<String>) -> Result<Code, Failure> {
+    if args.report.json {
+        output::json(&in_json(args, plan, uuid))?;
+    } else if let Some(uuid) = uuid {
+        output::words(&format!(
+            "{}: LUKS2 container {uuid}, volume of {}.",
+            args.target.image.display(),
+            plan.data_size
+        ));
+    } else {
+        output::data(plan.to_string().as_bytes())?;
+    }
+    Ok(Code::Success)
+}
+
+fn in_json(args: &FormatArgs, plan: &FormatPlan, uuid: Option<String>) -> Value {
+    json!({
+        "image": args.target.image,
+        "header": args.target.header,
+        "written": uuid.is_some(),
+        "uuid": uuid.as_ref().or(plan.uuid.as_ref()),
+        "label": plan.label,
+        "subsystem": plan.subsystem,
+        "cipher": plan.cipher,
+        "key_size_bits": plan.key_size_bytes * 8,
+        "sector_size_bytes": plan.sector_size.bytes(),
+        "metadata_size_bytes": plan.metadata_size.0,
+        "keyslots_size_bytes": plan.keyslots_size.0,
+        "data_offset_bytes": plan.data_offset.0,
+        "volume_size_bytes": plan.data_size.0,
+        "keyslot_room": plan.keyslot_room(),
+        "hash": plan.hash.name(),
+        "warnings": plan.warnings,
+    })
+}

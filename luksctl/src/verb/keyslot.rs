@@ -1,0 +1,53 @@
+//! `keyslot add|remove|kill|change|test|list`: who can unlock a container. cryptsetup's names for the first four are
+//! `luksAddKey`, `luksRemoveKey`, `luksKillSlot` and `luksChangeKey`, with the same arguments.
+
+pub(crate) mod add;
+pub(crate) mod change;
+pub(crate) mod kill;
+pub(crate) mod list;
+pub(crate) mod remove;
+pub(crate) mod test;
+
+use clap::{Args, Subcommand};
+
+use crate::args::Common;
+use crate::exit::Code;
+use crate::failure::Failure;
+
+/// Arguments of `keyslot`.
+#[derive(Debug, Args)]
+pub(crate) struct KeyslotArgs {
+    /// What to do with the keyslots.
+    #[command(subcommand)]
+    verb: KeyslotVerb,
+}
+
+/// What can be done with keyslots.
+#[derive(Debug, Subcommand)]
+#[allow(clippy::large_enum_variant)] // one value per run of the program
+enum KeyslotVerb {
+    /// Add a passphrase or key file
+    Add(add::AddArgs),
+    /// Remove the keyslot that a passphrase opens
+    Remove(remove::RemoveArgs),
+    /// Destroy a keyslot by its number
+    Kill(kill::KillArgs),
+    /// Replace a passphrase; the keyslot keeps its number
+    Change(change::ChangeArgs),
+    /// Answer by exit code whether a passphrase unlocks
+    Test(test::TestArgs),
+    /// Show the keyslots
+    List(list::ListArgs),
+}
+
+/// Runs the verb below `keyslot`.
+pub(crate) fn run(args: &KeyslotArgs, common: &Common) -> Result<Code, Failure> {
+    match &args.verb {
+        KeyslotVerb::Add(args) => add::run(args, common),
+        KeyslotVerb::Remove(args) => remove::run(args, common),
+        KeyslotVerb::Kill(args) => kill::run(args, common),
+        KeyslotVerb::Change(args) => change::run(args, common),
+        KeyslotVerb::Test(args) => test::run(args, common),
+        KeyslotVerb::List(args) => list::run(args, common),
+    }
+}

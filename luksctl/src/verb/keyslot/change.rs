@@ -1,0 +1,64 @@
+//! `keyslot change IMAGE [NEWKEYFILE]`: replaces a passphrase. The new keyslot is written and proven before the old one
+//! goes; the number stays.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use luks::KeyslotId;
+use secret::Purpose;
+use session::SystemEnv;
+
+use crate::args::Common;
+use crate::args::kdf::KdfArgs;
+use crate::args::key::{KeyArgs, NewKeyArgs, NewKeyFileArgs};
+use crate::args::target::{LimitArgs, TargetArgs};
+use crate::exit::Code;
+use crate::failure::Failure;
+use crate::image::{self, Access, Image};
+use crate::keys::KeySource;
+use crate::unlock::{self, Ask};
+use crate::{kdf, output};
+
+/// Arguments of `keyslot change`.
+#[derive(Debug, Args)]
+pub(crate) struct ChangeArgs {
+    #[command(flatten)]
+    target: TargetArgs,
+    /// Read the new passphrase from this file
+    #[arg(value_name = "NEWKEYFILE")]
+    new_key_file: Option<PathBuf>,
+    /// Change this keyslot, not the one that the passphrase opens first
+    #[arg(short = 'S', long, value_name = "N")]
+    key_slot: Option<u32>,
+    #[command(flatten)]
+    key: KeyArgs,
+    #[command(flatten)]
+    new_file: NewKeyFileArgs,
+    #[command(flatten)]
+    new_key: NewKeyArgs,
+    #[command(flatten)]
+    kdf: KdfArgs,
+    #[command(flatten)]
+    limits: LimitArgs,
+}
+
+/// Changes a passphrase.
+pub(crate) fn run(args: &ChangeArgs, _common: &Common) -> Result<Code, Failure> {
+    let mut source = KeySource::unlocking(&args.key, None)?;
+    let mut new_source = KeySource::new_beside(&args.new_file, args.new_key_file.as_ref())?;
+    let image = Image::open(&args.target, Access::ChangeHeader)?;
+    let mut container = image.container(&image::limits(&args.limits))?;
+    let ask = Ask { keyslot: args.key_slot, unlock: luks::Purpose::AnyDigest, purpose: Purpose::ExistingPassphrase };
+    let (key, old) = unlock::unlock(&image, &container, &ask, &mut source)?;
+    let new = new_source.new_passphrase(&image.path().display().to_string(), &args.new_key)?;
+    let system = SystemEnv;
+    let settings =
+        kdf::new_keyslot(&args.kdf, None, &system.env()).map_err(|error| Failure::of_luks(image.path(), error))?;
+    let id = args.key_slot.map(KeyslotId).or(key.keyslot());
+    drop(key);
+    let changed = container
+        .keyslot_change(&system.env(), &old, id, &new, &settings)
+        .map_err(|error| Failure::of_luks(image.path(), error))?;
+    output::words(&format!("Keyslot {changed} has the new passphrase."));
+    Ok(Code::Success)
+}

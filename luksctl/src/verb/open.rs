@@ -1,0 +1,100 @@
+//! `open IMAGE NAME`: unlocks a container and serves its plaintext as a disk; prints the device. `--test-passphrase` opens
+//! nothing and answers by exit code.
+
+use clap::Args;
+use luks::Purpose;
+use serde_json::json;
+use session::{OpenRequest, ServerCommand};
+
+use crate::args::Common;
+use crate::args::key::KeyArgs;
+use crate::args::target::{LimitArgs, ReportArgs, TargetArgs};
+use crate::exit::Code;
+use crate::failure::Failure;
+use crate::image;
+use crate::keys::KeySource;
+use crate::output;
+use crate::verb::keyslot::test;
+
+/// Arguments of `open`.
+#[derive(Debug, Args)]
+pub(crate) struct OpenArgs {
+    #[command(flatten)]
+    target: TargetArgs,
+    /// Name of the open volume: letters, digits, dot, underscore, dash
+    #[arg(value_name = "NAME", required_unless_present = "test_passphrase", conflicts_with = "test_passphrase")]
+    name: Option<String>,
+    /// Open nothing, answer by exit code whether the passphrase fits
+    #[arg(long)]
+    test_passphrase: bool,
+    /// With --test-passphrase: accept keyslots that open no volume
+    #[arg(long, requires = "test_passphrase")]
+    unbound: bool,
+    /// Try only this keyslot
+    #[arg(short = 'S', long, value_name = "N")]
+    key_slot: Option<u32>,
+    #[command(flatten)]
+    how: HowArgs,
+    #[command(flatten)]
+    key: KeyArgs,
+    #[command(flatten)]
+    limits: LimitArgs,
+    #[command(flatten)]
+    report: ReportArgs,
+}
+
+/// How the volume is served; shared with `mount`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct HowArgs {
+    /// Refuse writes
+    #[arg(short = 'r', long, alias = "read-only")]
+    pub(crate) readonly: bool,
+    /// Leave the disk a file, attach no loop device to it
+    #[arg(long)]
+    pub(crate) no_loop: bool,
+    /// Threads that serve the disk
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub(crate) threads: Option<u32>,
+}
+
+/// Opens a volume.
+pub(crate) fn run(args: &OpenArgs, common: &Common) -> Result<Code, Failure> {
+    let mut source = KeySource::unlocking(&args.key, None)?;
+    let Some(name) = &args.name else {
+        let purpose = if args.unbound { Purpose::AnyDigest } else { Purpose::DefaultSegment };
+        let limits = image::limits(&args.limits);
+        return test::passphrase(&args.target, args.key_slot, purpose, &limits, &mut source, args.report, common);
+    };
+    let request = request(&args.target, name, args.key_slot, &args.how, &args.limits, &source)?;
+    let opened = session::open(&super::run_dir()?, &request, &mut source, &ServerCommand::this_program())
+        .map_err(Failure::of_session)?;
+    if args.report.json {
+        output::json(&json!({ "image": args.target.image, "opened": opened }))?;
+    } else {
+        output::line(&opened.device.display().to_string())?;
+    }
+    if let Some(slot) = opened.keyslot.filter(|_| common.verbose) {
+        output::words(&format!("Key slot {slot} unlocked; {} ({}).", opened.link.display(), opened.backend));
+    }
+    Ok(Code::Success)
+}
+
+/// What the session is asked to open.
+pub(crate) fn request(
+    target: &TargetArgs,
+    name: &str,
+    keyslot: Option<u32>,
+    how: &HowArgs,
+    limits: &LimitArgs,
+    source: &KeySource,
+) -> Result<OpenRequest, Failure> {
+    let mut request = OpenRequest::new(image::resolve(&target.image)?, name);
+    request.header = target.header.as_deref().map(image::resolve).transpose()?;
+    request.read_only = how.readonly;
+    request.keyslot = keyslot;
+    request.threads = how.threads.unwrap_or(0) as usize;
+    request.no_loop = how.no_loop;
+    request.limits = image::limits(limits);
+    request.tries = source.tries();
+    Ok(request)
+}

@@ -1,0 +1,42 @@
+//! `resume NAME`: unlocks a suspended volume again; its waiting I/O goes on.
+
+use clap::Args;
+use secret::Purpose;
+use session::{FailureKind, SessionError};
+
+use crate::args::Common;
+use crate::args::key::KeyArgs;
+use crate::exit::Code;
+use crate::failure::Failure;
+use crate::keys::KeySource;
+
+/// Arguments of `resume`.
+#[derive(Debug, Args)]
+pub(crate) struct ResumeArgs {
+    /// Name given to `open`
+    #[arg(value_name = "NAME")]
+    name: String,
+    #[command(flatten)]
+    key: KeyArgs,
+}
+
+/// Resumes a volume.
+pub(crate) fn run(args: &ResumeArgs, _common: &Common) -> Result<Code, Failure> {
+    let mut source = KeySource::unlocking(&args.key, None)?;
+    let runs = super::run_dir()?;
+    // An unknown name is said before anybody types a passphrase.
+    session::status(&runs, &args.name).map_err(Failure::of_session)?;
+    for attempt in 1.. {
+        let passphrase = source.passphrase(&args.name, Purpose::Unlock, attempt)?;
+        let error = match session::resume(&runs, &args.name, &passphrase) {
+            Ok(()) => return Ok(Code::Success),
+            Err(error) => error,
+        };
+        let wrong = matches!(&error, SessionError::NoKey { .. })
+            || matches!(&error, SessionError::Refused(failure) if failure.kind == FailureKind::NoKey);
+        if !wrong || attempt >= source.tries() {
+            return Err(Failure::of_session(error));
+        }
+    }
+    Err(Failure::wrong("asked too often"))
+}
