@@ -74,6 +74,12 @@ impl<D: BlockIo> Volume<D> {
         self
     }
 
+    /// Allocates the buffers of `threads` writers now, at most [`BufferPool::KEPT`], so that none must be had while the system
+    /// is short of memory and waits for this very volume.
+    pub fn allocate_buffers(&self, threads: usize) {
+        self.buffers.fill(threads);
+    }
+
     /// The data device.
     pub fn disk(&self) -> &D {
         &self.disk
