@@ -47,6 +47,9 @@ const ARGON2_ENOUGH: Duration = Duration::from_millis(250);
 const ARGON2_FLOOR_KIB: u32 = 64 << 10;
 /// No machine does this work (memory × passes) in less than [`ARGON2_ENOUGH`]: its clock stands still.
 const ARGON2_GIVE_UP_KIB: u64 = 1 << 28;
+/// Runs of about the target's length after which the next extrapolation is taken unmeasured: on a busy machine no two
+/// runs agree, and the user waits.
+const ARGON2_LONG_RUNS_MAX: u32 = 3;
 /// Most runs of one Argon2 calibration.
 const ARGON2_RUNS_MAX: u32 = 24;
 /// Under this half of the physical memory, free memory counts too where there is no swap.
@@ -210,7 +213,7 @@ type MeasureArgon2<'a> = &'a mut dyn FnMut(u32, u32) -> Result<Duration, Error>;
 fn search_argon2(cap_kib: u32, target: Duration, measure: MeasureArgon2<'_>) -> Result<(u32, u32), Error> {
     let search = Argon2Search { cap_kib, floor_kib: ARGON2_FLOOR_KIB.min(cap_kib), target_us: micros(target) };
     let mut at = (ARGON2_TIME_MIN, search.floor_kib);
-    let mut seen = vec![at];
+    let (mut seen, mut long_runs) = (vec![at], 0);
     for _ in 0..ARGON2_RUNS_MAX {
         let taken_us = micros(measure(at.0, at.1)?);
         let enough_us = micros(ARGON2_ENOUGH).min(search.target_us);
@@ -229,6 +232,10 @@ fn search_argon2(cap_kib: u32, target: Duration, measure: MeasureArgon2<'_>) -> 
         // At a floor or a cap, or going back and forth between two neighbours: as close as it gets.
         if seen.contains(&next) {
             return if next == at || taken_us <= search.target_us { Ok(at) } else { Ok(next) };
+        }
+        long_runs += u32::from(taken_us >= enough_us.max(search.target_us / 2));
+        if long_runs == ARGON2_LONG_RUNS_MAX {
+            return Ok(next);
         }
         seen.push(next);
         at = next;
