@@ -255,10 +255,11 @@ fn start() -> MemDisk {
     disk.snapshot()
 }
 
-/// After a crash of `what` the header is whole and the volume key can be had.
-fn check_after_crash(disk: MemDisk, what: &str, context: &str) {
+/// After a crash of `what` the header is whole and the volume key can be had; a header that names the new keyslot has it, and
+/// one that does not name an old keyslot any more has left nothing of it.
+fn check_after_crash(start: &MemDisk, disk: MemDisk, what: &str, context: &str) {
     let disk = Arc::new(disk);
-    let container = match Container::open(Arc::clone(&disk), disk, Limits::default()) {
+    let container = match Container::open(Arc::clone(&disk), Arc::clone(&disk), Limits::default()) {
         Ok(container) => container,
         Err(error) => panic!("{context}: {error}"),
     };
@@ -269,6 +270,20 @@ fn check_after_crash(disk: MemDisk, what: &str, context: &str) {
     }
     if what != "kill" {
         assert!(opens("other"), "{context}: the keyslot that nobody touched");
+    }
+    let before = load_unlocked(start, &Limits::default()).expect("start");
+    let written = container.header().seqid() > before.seqid();
+    if written && ["add", "change"].contains(&what) {
+        assert!(opens("second"), "{context}: a keyslot is named that does not open");
+    }
+    let named =
+        |offset: Bytes| container.header().metadata().keyslots.iter().any(|(_, slot)| slot.area.offset == offset);
+    for (id, slot) in before.metadata().keyslots.iter().filter(|(_, slot)| !named(slot.area.offset)) {
+        let (mut old, mut new) = (vec![0u8; slot.area.size.0 as usize], vec![0u8; slot.area.size.0 as usize]);
+        start.read_at(slot.area.offset, &mut old).expect("read");
+        disk.read_at(slot.area.offset, &mut new).expect("read");
+        let wiped = old.chunks(512).zip(new.chunks(512)).all(|(old, new)| old != new);
+        assert!(wiped, "{context}: the area of keyslot {id} is forgotten but not wiped");
     }
 }
 
@@ -282,7 +297,7 @@ fn a_power_cut_in_an_edit_leaves_the_old_state_or_the_new_one() {
             let cuts = cutter.cuts();
             assert!(cuts.len() >= 8 * 3, "{what}: {} cuts", cuts.len());
             for (at, disk) in cuts.into_iter().enumerate() {
-                check_after_crash(disk, what, &format!("{what}, seed {seed}, cut {at}"));
+                check_after_crash(&start, disk, what, &format!("{what}, seed {seed}, cut {at}"));
             }
         }
     }
@@ -298,7 +313,7 @@ fn a_power_cut_with_one_copy_broken_leaves_a_good_one() {
             let cutter = Arc::new(Cutter::new(&start, seed));
             open(&cutter).set_label(Some("new")).expect("label");
             for (at, disk) in cutter.cuts().into_iter().enumerate() {
-                check_after_crash(disk, "label", &format!("copy at {broken} broken, seed {seed}, cut {at}"));
+                check_after_crash(&start, disk, "label", &format!("copy at {broken} broken, seed {seed}, cut {at}"));
             }
         }
     }
@@ -337,7 +352,7 @@ fn a_failed_write_poisons_the_handle_and_keeps_the_header() {
             let mut container = open(&disk);
             disk.fail_once(Op::Write, nth, BlockErrorKind::Io);
             let result = change(&mut container);
-            check_after_crash(disk.inner().snapshot(), what, &format!("{what}, write {nth} failed"));
+            check_after_crash(&start, disk.inner().snapshot(), what, &format!("{what}, write {nth} failed"));
             if result.is_ok() {
                 break;
             }
