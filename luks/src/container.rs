@@ -164,12 +164,22 @@ impl<H: HeaderStore, D: BlockIo> Container<H, D> {
         Ok(())
     }
 
-    /// Whether the data device begins with the header of this very container.
+    /// Whether the data device holds a copy of the header of this very container; one of the two may be broken.
     fn data_holds_own_header(&self) -> Result<bool, Error> {
-        let mut start = [0u8; BINARY_HEADER];
-        self.data.read_at(Bytes(0), &mut start)?;
-        let found = BinaryHeader::parse(&start, Position::Primary, Bytes(0));
-        Ok(found.is_ok_and(|found| found.uuid == self.header.binary().uuid))
+        let device = self.data.geometry().size;
+        for (position, offset) in [(Position::Primary, Bytes(0)), (Position::Secondary, self.header.metadata_size())] {
+            let end = offset.checked_add(Bytes(BINARY_HEADER as u64));
+            if end.is_none_or(|end| end > device) {
+                continue;
+            }
+            let mut start = [0u8; BINARY_HEADER];
+            self.data.read_at(offset, &mut start)?;
+            let found = BinaryHeader::parse(&start, position, offset);
+            if found.is_ok_and(|found| found.uuid == self.header.binary().uuid) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 }
 

@@ -74,10 +74,16 @@ fn a_detached_header_leaves_the_data_alone() {
     let container = Container::open(Arc::clone(&header), data, Limits::default()).expect("open");
     let key = try_open(&container, "first").expect("unlock");
     assert_eq!(container.volume(&key, false).expect("volume").geometry().size, Bytes(1 << 20));
-    // The header's own device as data would be overwritten from its first byte.
-    let wrong = Container::open(Arc::clone(&header), header, Limits::default()).expect("open");
-    let key = try_open(&wrong, "first").expect("unlock");
-    assert!(matches!(wrong.volume(&key, false), Err(Error::SegmentGeometry { .. })));
+    // The header's own device as data would be overwritten from its first byte, whichever copy is broken.
+    for broken in [None, Some(Bytes(0)), Some(Bytes(0x4000))] {
+        let disk = Arc::new(header.snapshot());
+        if let Some(offset) = broken {
+            disk.write_at(offset, &[0; 512], false).expect("break");
+        }
+        let wrong = Container::open(Arc::clone(&disk), disk, Limits::default()).expect("open");
+        let key = try_open(&wrong, "first").expect("unlock");
+        assert!(matches!(wrong.volume(&key, false), Err(Error::SegmentGeometry { .. })), "{broken:?}");
+    }
     let small = Arc::new(MemDisk::new(Bytes(256 << 10)));
     let refused = format(&small, &small, &fixed().env(), &params, &secret("first"));
     assert!(matches!(refused, Err(Error::DeviceTooSmall { device: "header device", .. })));
