@@ -1,0 +1,255 @@
+//! The fuzz corpora, replayed without a fuzzer: no input is a finding, and together they break every rule of the format.
+//!
+//! `LUKS_WRITE_SEEDS=1 cargo test -p promises --test corpus` writes the seeds first: one for each vector of
+//! `luks/tests/vectors`, and those stated below, which no patch of JSON can express. Other files in the corpora stay.
+#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "a test stops where it fails")]
+
+#[allow(dead_code, unreachable_pub, reason = "the library of the fuzz targets, in which all of this is public")]
+#[path = "../../fuzz/src/lib.rs"]
+mod fuzzing;
+#[allow(dead_code, unreachable_pub, reason = "shared with the tests of the format crate")]
+#[path = "../../luks/tests/vectors/image.rs"]
+mod image;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::PathBuf;
+
+use luks::Rule;
+use luks::binary::Position;
+use serde_json::{Value, json};
+
+/// One input of a corpus: the target, the file's name, the bytes.
+type Seed = (&'static str, String, Vec<u8>);
+
+/// All corpora together, so that they stay fit for a repository.
+const CORPORA_BYTES_MAX: u64 = 1 << 20;
+
+#[test]
+fn no_input_is_a_finding_and_every_rule_is_broken() {
+    if std::env::var_os("LUKS_WRITE_SEEDS").is_some() {
+        write_seeds();
+    }
+    let (mut broken, mut total_bytes) = (BTreeSet::new(), 0);
+    for (name, run) in fuzzing::TARGETS {
+        let inputs = corpus(name);
+        assert!(!inputs.is_empty(), "no corpus for {name}");
+        for path in inputs {
+            let input = fs::read(&path).unwrap();
+            total_bytes += input.len() as u64;
+            // A finding panics; the test's output then ends with the file it was in.
+            println!("{}", path.display());
+            broken.extend(run(&input));
+        }
+    }
+    let missing: Vec<&Rule> = Rule::ALL.iter().filter(|rule| !broken.contains(rule)).collect();
+    assert!(missing.is_empty(), "no input breaks {missing:?}: write the seeds anew, see the head of this file");
+    assert!(total_bytes < CORPORA_BYTES_MAX, "{total_bytes} bytes");
+}
+
+#[test]
+fn every_target_has_a_program() {
+    let programs = fuzz_folder().join("fuzz_targets");
+    let mut found: Vec<String> = fs::read_dir(programs)
+        .unwrap()
+        .map(|entry| entry.unwrap().path().file_stem().unwrap().to_string_lossy().into_owned())
+        .collect();
+    found.sort();
+    let mut expected: Vec<&str> = fuzzing::TARGETS.iter().map(|(name, _)| *name).collect();
+    expected.sort_unstable();
+    assert_eq!(found, expected);
+}
+
+/// The patches of an untouched image lead to a volume: without this, [`fuzzing::open_path`] would try nothing.
+#[test]
+fn a_changed_byte_is_seen() {
+    for (flags, patches) in [(0, patch(24, b"x")), (2, patch(200_000, b"x"))] {
+        let input = [&[flags][..], &patches].concat();
+        let broken = fuzzing::TARGETS[4].1(&input);
+        assert_eq!(broken.contains(&Rule::Csum), flags == 0, "{broken:?}");
+    }
+}
+
+fn fuzz_folder() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("fuzz")
+}
+
+fn corpus(target: &str) -> Vec<PathBuf> {
+    let folder = fuzz_folder().join("corpus").join(target);
+    let entries = fs::read_dir(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
+    let mut paths: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
+    paths.sort();
+    paths
+}
+
+fn write_seeds() {
+    let seeds = [json_seeds(), binary_seeds(), af_seeds(), key_file_seeds(), open_path_seeds()];
+    for (target, name, bytes) in seeds.concat() {
+        let folder = fuzz_folder().join("corpus").join(target);
+        fs::create_dir_all(&folder).unwrap();
+        fs::write(folder.join(name), bytes).unwrap();
+    }
+}
+
+fn json_seeds() -> Vec<Seed> {
+    let mut texts: Vec<(String, Vec<u8>)> = [image::RULES, image::VALID]
+        .into_iter()
+        .flat_map(image::vectors)
+        .map(|vector| (vector.name.replace('/', "--"), vector.json.into_bytes()))
+        .collect();
+    for (name, base) in image::BASES {
+        texts.push((format!("base--{name}"), base.trim_end().as_bytes().to_vec()));
+    }
+    let plain = image::base("plain").to_string();
+    let patched = |patch: Value| image::patched("plain", &patch).to_string();
+    let deep = format!("{}1{}", "{\"x\":".repeat(32), "}".repeat(32));
+    let mut full = plain.clone().into_bytes();
+    full.resize(0x3000, b' ');
+    // Each number is longer when it is written again.
+    let growing = patched(json!({"growing": vec!["@"; 1500]})).replace("\"@\"", "1e9");
+    let larger = json!({
+        "config/json_size": "28672", "config/keyslots_size": "16711680",
+        "keyslots/0/area/offset": "65536", "keyslots/1/area/offset": "323584"
+    });
+    let long = json!({"config/keyslots_size": "134217728", "segments/0/offset": "1073741824"});
+    let small = json!({
+        "keyslots/0/key_size": 4, "keyslots/1/key_size": 4,
+        "keyslots/0/kdf/iterations": 100, "digests/0/iterations": 100
+    });
+    texts.extend([
+        ("json-start--space".to_owned(), format!(" {plain}").into_bytes()),
+        ("json-end--no-zero".to_owned(), full),
+        ("json-tail--stray-byte".to_owned(), format!("{plain}\0x").into_bytes()),
+        ("json-depth--33-levels".to_owned(), deep.into_bytes()),
+        ("json-syntax--equals-sign".to_owned(), plain.replace(':', "=").into_bytes()),
+        ("json-fits--numbers-that-grow".to_owned(), growing.into_bytes()),
+        ("device-size--long-keyslots-area".to_owned(), patched(long).into_bytes()),
+        ("valid--larger-copy".to_owned(), format!("{}\n", patched(larger)).into_bytes()),
+        ("valid--keys-that-are-tried".to_owned(), patched(small).into_bytes()),
+    ]);
+    texts.into_iter().map(|(name, text)| ("json_area", name, text)).collect()
+}
+
+fn binary_seeds() -> Vec<Seed> {
+    let primary = image::binary(Position::Primary, 3).to_bytes();
+    let secondary = image::binary(Position::Secondary, 3).to_bytes();
+    let seed = |name: &str, flags: u8, offset: u64, bytes: &[u8]| {
+        let used = &bytes[..512];
+        ("binary_header", name.to_owned(), [&[flags][..], &offset.to_be_bytes(), used].concat())
+    };
+    let bent = |at: usize, byte: u8| {
+        let mut bytes = primary;
+        bytes[at] ^= byte;
+        bytes
+    };
+    let mut texts = primary;
+    for (at, len) in [(24, 48), (72, 32), (168, 40), (208, 48)] {
+        texts[at..at + len].fill(b'x');
+    }
+    vec![
+        seed("valid--primary", 0, 0, &primary),
+        seed("valid--secondary", 1, 0x4000, &secondary),
+        seed("valid--own-offset", 3, 0, &secondary),
+        seed("valid--texts-without-end", 0, 0, &texts),
+        seed("magic--of-the-other-copy", 1, 0x4000, &primary),
+        seed("version--3", 0, 0, &bent(7, 1)),
+        seed("hdr-offset--elsewhere", 1, 0x8000, &secondary),
+        seed("hdr-size--too-large", 0, 0, &bent(12, 1)),
+        seed("hdr-size--no-sector", 0, 0, &bent(15, 1)),
+        seed("secondary-offset--larger-than-its-place", 1, 0x4000, &{
+            let mut bytes = secondary;
+            bytes[14] = 0x80;
+            bytes
+        }),
+    ]
+}
+
+fn af_seeds() -> Vec<Seed> {
+    let key = |len: u8| (0..len).collect::<Vec<u8>>();
+    let seed = |name: String, hash: u8, seed: u8, key: &[u8]| ("af_merge", name, [&[hash, seed][..], key].concat());
+    let mut seeds: Vec<Seed> = (0u8..)
+        .zip(luks::HashAlg::all())
+        .map(|(number, hash)| seed(hash.name().to_owned(), number, number, &key(33)))
+        .collect();
+    seeds.extend([1u8, 20, 32, 64, 128].map(|len| seed(format!("sha256-{len}-bytes"), 2, len, &key(len))));
+    seeds.push(seed("no-key".to_owned(), 2, 0, &[]));
+    seeds
+}
+
+fn key_file_seeds() -> Vec<Seed> {
+    let limit = (8u64 << 20).to_be_bytes();
+    let seed = |name: &str, parts: &[&[u8]]| ("key_file", name.to_owned(), parts.concat());
+    vec![
+        seed("whole", &[&[0, 0, 0], b"key\nwith newlines\n"]),
+        seed("empty", &[&[0, 0, 0]]),
+        seed("offset-and-size", &[&[2, 3, 4], b"0123456789"]),
+        seed("offset-at-the-end", &[&[0, 10, 0], b"0123456789"]),
+        seed("offset-behind-the-end", &[&[0, 11, 0], b"0123456789"]),
+        seed("size-behind-the-end", &[&[2, 3, 8], b"0123456789"]),
+        seed("size-zero", &[&[2, 0, 0], b"0123456789"]),
+        seed("pipe-with-offset", &[&[3, 3, 4], b"0123456789"]),
+        seed("pipe-too-short", &[&[1, 11, 0], b"0123456789"]),
+        seed("offset-of-64-bits", &[&[4], &[0xff; 8], &[0; 8], b"0123456789"]),
+        seed("size-of-64-bits", &[&[6], &[0; 8], &[0xff; 8], b"0123456789"]),
+        seed("pipe-with-64-bits", &[&[7], &[0xff; 8], &[0xff; 8], b"0123456789"]),
+        seed("exactly-the-limit", &[&[8, 0, 0], b"0"]),
+        seed("one-over-the-limit", &[&[8, 0, 0], b"01"]),
+        seed("one-over-the-limit-less-one", &[&[8, 1, 0], b"01"]),
+        seed("size-is-the-limit", &[&[14], &[0; 8], &limit, b"01"]),
+    ]
+}
+
+/// A patch as [`fuzzing::open_path`] reads it.
+fn patch(offset: usize, bytes: &[u8]) -> Vec<u8> {
+    let offset = u32::try_from(offset).unwrap().to_be_bytes();
+    let len = u16::try_from(bytes.len()).unwrap().to_be_bytes();
+    [&offset[1..], &len, bytes].concat()
+}
+
+/// Patches that put `to` in the place of `from` in the text of both copies; what follows moves.
+fn replaced(argon2: bool, from: &str, to: &str) -> Vec<u8> {
+    let area = &fuzzing::open_path_image(argon2)[0x1000..0x4000];
+    let end = area.iter().position(|byte| *byte == 0).unwrap();
+    let before = std::str::from_utf8(&area[..end]).unwrap();
+    assert!(before.contains(from), "no {from} in {before}");
+    let mut after = before.replace(from, to).into_bytes();
+    after.resize(after.len().max(before.len()), 0);
+    let same = before.bytes().zip(&after).take_while(|(one, other)| one == *other).count();
+    [0x1000, 0x5000].map(|start| patch(start + same, &after[same..])).concat()
+}
+
+fn open_path_seeds() -> Vec<Seed> {
+    const CUT: usize = 0xff_ffff;
+    let seed = |name: &str, flags: u8, patches: &[Vec<u8>]| {
+        ("open_path", name.to_owned(), [&[flags][..], &patches.concat()].concat())
+    };
+    let text = |name: &str, from: &str, to: &str| seed(name, 2, &[replaced(false, from, to)]);
+    let no_primary = patch(0, b"gone");
+    let offset_zero = replaced(false, "\"offset\":\"163840\"", "\"offset\":\"0\"");
+    vec![
+        seed("untouched--pbkdf2", 0, &[]),
+        seed("untouched--argon2id", 1, &[]),
+        seed("csum--one-byte", 0, &[patch(600, b"x")]),
+        seed("csum-alg--unknown", 2, &[patch(72, b"sha257")]),
+        seed("csum-alg--sha512", 2, &[patch(72, b"sha512")]),
+        seed("magic--no-primary", 2, std::slice::from_ref(&no_primary)),
+        seed("magic--no-copy", 2, &[no_primary.clone(), patch(0x4000, b"gone")]),
+        seed("version--1", 2, &[patch(7, &[1])]),
+        seed("copy-size--longer-than-the-device", 2, &[patch(13, &[0x40, 0, 0])]),
+        seed("copy-size--cut-in-the-secondary", 2, &[patch(CUT, &[0, 40])]),
+        seed("device-size--cut-in-the-keyslots-area", 2, &[patch(CUT, &[0, 100])]),
+        seed("data--none", 2, &[patch(CUT, &[1, 64])]),
+        seed("data--one-sector", 2, &[patch(CUT, &[1, 65])]),
+        seed("data--one-byte", 0, &[patch(0x3_0000, b"x")]),
+        seed("seqid--secondary-newer", 2, &[patch(0x4000 + 23, &[9])]),
+        seed("keyslot-area--one-byte", 0, &[patch(0x9000, b"x")]),
+        seed("segment-offset--zero", 2, &[offset_zero.clone()]),
+        seed("segment-offset--zero-without-primary", 2, &[offset_zero, no_primary]),
+        seed("argon2--too-much-memory", 3, &[replaced(true, "\"memory\":32", "\"memory\":99")]),
+        seed("argon2--no-lanes", 3, &[replaced(true, "\"cpus\":1", "\"cpus\":0")]),
+        text("iterations--none", "\"iterations\":1000", "\"iterations\":0"),
+        text("iterations--too-many", "\"iterations\":1000", "\"iterations\":9999"),
+        text("sector-size--4096", "\"sector_size\":512", "\"sector_size\":4096"),
+        text("sector-size--not-a-power", "\"sector_size\":512", "\"sector_size\":1536"),
+    ]
+}
