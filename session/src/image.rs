@@ -8,8 +8,10 @@
 //!
 //! Nothing here writes. Sources: proc_pid_mountinfo(5), proc_swaps(5), the LUKS2 on-disk format's binary header.
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::Read as _;
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
@@ -23,6 +25,7 @@ const BY_UUID: &str = "/dev/disk/by-uuid";
 const BY_LABEL: &str = "/dev/disk/by-label";
 const PARTITIONS: &str = "/proc/partitions";
 const SWAPS: &str = "/proc/swaps";
+const SYS_BLOCK: &str = "/sys/block";
 /// Block devices looked at for a UUID or a label.
 const MAX_DEVICES: usize = 4096;
 /// Loop devices looked at.
@@ -248,14 +251,22 @@ fn is_same(one: &fs::Metadata, other: &fs::Metadata) -> bool {
     (one.dev(), one.ino()) == (other.dev(), other.ino()) || (devices && one.rdev() == other.rdev())
 }
 
-/// Loop devices on the image, by inode or device number, whatever its path.
+/// Loop devices on the image, by inode or device number, whatever its path. Who may not ask the devices asks sysfs.
 #[cfg(feature = "loop")]
 fn loops_on(image: &fs::Metadata) -> Result<Vec<PathBuf>, SessionError> {
-    let attached = dmsetup::attached().map_err(|error| SessionError::Io {
-        action: "look for loop devices in",
-        path: PathBuf::from("/sys/block"),
-        source: std::io::Error::other(error),
-    })?;
+    let attached = match dmsetup::attached() {
+        Ok(attached) => attached,
+        Err(dmsetup::LoopError::Io { source, .. }) if source.kind() == std::io::ErrorKind::PermissionDenied => {
+            return loops_in_sysfs(image);
+        }
+        Err(error) => {
+            return Err(SessionError::Io {
+                action: "look for loop devices in",
+                path: PathBuf::from(SYS_BLOCK),
+                source: std::io::Error::other(error),
+            });
+        }
+    };
     let device = image.file_type().is_block_device();
     Ok(attached
         .into_iter()
@@ -267,14 +278,16 @@ fn loops_on(image: &fs::Metadata) -> Result<Vec<PathBuf>, SessionError> {
         .collect())
 }
 
-/// Loop devices on the image: those whose `backing_file` is, by inode, the image. Without the loop ioctls a backing file
-/// that was renamed since goes unnoticed here; the use lock still holds among servers of ours.
+/// Loop devices on the image.
 #[cfg(not(feature = "loop"))]
 fn loops_on(image: &fs::Metadata) -> Result<Vec<PathBuf>, SessionError> {
-    use std::ffi::OsStr;
-    use std::os::unix::ffi::OsStrExt as _;
+    loops_in_sysfs(image)
+}
 
-    let folder = Path::new("/sys/block");
+/// Loop devices whose `backing_file` is, by inode, the image. A backing file that was renamed since goes unnoticed here;
+/// the use lock still holds among servers of ours.
+fn loops_in_sysfs(image: &fs::Metadata) -> Result<Vec<PathBuf>, SessionError> {
+    let folder = Path::new(SYS_BLOCK);
     let mut found = Vec::new();
     for entry in fs::read_dir(folder).map_err(SessionError::io("list", folder))?.take(MAX_LOOPS).flatten() {
         let Ok(text) = fs::read(entry.path().join("loop/backing_file")) else { continue };

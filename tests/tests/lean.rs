@@ -29,7 +29,10 @@ fn accesses(rig: &Rig, image: &Path, arguments: &[&str]) -> Vec<Access> {
         "-e",
         "trace=read,write,pread64,pwrite64,preadv,pwritev,preadv2,pwritev2,io_uring_enter",
     ]);
-    command.arg("-o").arg(&log).arg(promises::bins::luksctl()).args(arguments).arg("--key-file").arg(rig.key());
+    command.arg("-o").arg(&log).arg(promises::bins::luksctl()).args(arguments);
+    if arguments[0] == "open" {
+        command.arg("--key-file").arg(rig.key());
+    }
     command.arg(image).env("LUKSCTL_RUN_DIR", rig.run_dir());
     succeed(&mut command);
     let text = std::fs::read_to_string(&log).unwrap();
