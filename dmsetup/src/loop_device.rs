@@ -219,8 +219,10 @@ pub fn detach_within(path: &Path, deadline: Duration) -> Result<(), LoopError> {
         other => other?,
     };
     let before = match ioctl::get_status(node.as_fd()) {
+        Ok(raw) => Some((raw.device, raw.inode)),
         Err(error) if error.raw_os_error() == Some(libc::ENXIO) => return Ok(()),
-        other => other.map_err(io_error("read the status of", path))?,
+        Err(error) if is_dead(&error) => None,
+        Err(error) => return Err(io_error("read the status of", path)(error)),
     };
     match ioctl::clear(node.as_fd()) {
         Err(error) if error.raw_os_error() == Some(libc::ENXIO) => return Ok(()),
@@ -229,9 +231,11 @@ pub fn detach_within(path: &Path, deadline: Duration) -> Result<(), LoopError> {
     // The driver tears down at the last close, and ours may be it.
     drop(node);
     loop {
-        match current(path)? {
-            Some(now) if (now.device, now.inode) == (before.device, before.inode) => {}
-            _ => return Ok(()),
+        match current(path) {
+            Ok(Some(now)) if Some((now.device, now.inode)) == before => {}
+            Ok(_) => return Ok(()),
+            Err(LoopError::Io { source, .. }) if is_dead(&source) => {}
+            Err(error) => return Err(error),
         }
         if Instant::now() >= until {
             return Err(busy(path, "another process keeps it open; it detaches when that one closes it"));
@@ -250,7 +254,8 @@ pub fn find_by_backing(dev: u64, ino: u64) -> Result<Vec<LoopInfo>, LoopError> {
     Ok(found)
 }
 
-/// Every attached loop device, by number.
+/// Every attached loop device, by number. One whose backing file lies on a dead file system (a FUSE server that was
+/// killed) is left out: the driver asks that file for its inode and fails, and nobody's image is on it any more.
 ///
 /// # Errors
 /// [`LoopError::Io`] if `/sys/block` or a device cannot be read.
@@ -261,7 +266,10 @@ pub fn attached() -> Result<Vec<LoopInfo>, LoopError> {
         let entry = entry.map_err(io_error("list", Path::new(SYSFS)))?;
         let name = entry.file_name();
         if is_loop_name(&name) && entry.path().join("loop").exists() {
-            found.extend(current(&Path::new("/dev").join(&name))?);
+            match current(&Path::new("/dev").join(&name)) {
+                Err(LoopError::Io { source, .. }) if is_dead(&source) => {}
+                other => found.extend(other?),
+            }
         }
     }
     found.sort_by_key(|info| info.number);
@@ -302,6 +310,11 @@ fn is_loop_name(name: &OsStr) -> bool {
     name.as_bytes()
         .strip_prefix(b"loop")
         .is_some_and(|digits| !digits.is_empty() && digits.iter().all(u8::is_ascii_digit))
+}
+
+/// What the driver answers when the backing file's file system does not.
+fn is_dead(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOTCONN | libc::ECONNABORTED | libc::ESTALE | libc::EIO))
 }
 
 /// The status of a device by path, `None` if it is not attached or has just gone.

@@ -14,7 +14,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{SigSet, Signal};
@@ -22,11 +22,11 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::client::socket_path;
-use crate::protocol::{Reply, Request, Wire, WireError};
+use crate::protocol::{Reply, Request, UnlockOrder, Wire, WireError};
 use crate::registry::claim;
 use crate::run_dir::{Entry, RunDir};
 use crate::volume_server::{VolumeServer, still_registered};
-use crate::{Failure, FailureKind, SessionError, harden, inherited, log_file};
+use crate::{Failure, FailureKind, OpenReport, SessionError, harden, inherited, log_file};
 
 /// The hidden verb of a program that can be a server: `PROGRAM __serve RUN NAME`.
 pub const SERVE_VERB: &str = "__serve";
@@ -41,6 +41,8 @@ const FIRST_CLIENT_WAIT: Duration = Duration::from_secs(60);
 const TYPING_WAIT: Duration = Duration::from_secs(900);
 /// A connection that asks for nothing.
 const IDLE_WAIT: Duration = Duration::from_secs(30);
+/// How often an unlock looks whether its client still waits.
+const WATCH_EVERY: Duration = Duration::from_millis(100);
 const REPLY_WAIT: Duration = Duration::from_secs(10);
 
 /// The body of the server process. `arguments` are the run directory and the name, as [`crate::open`] passes them.
@@ -54,6 +56,8 @@ pub fn serve(arguments: &[OsString]) -> ExitCode {
     // Already the leader of a session under systemd.
     let _ = rustix::process::setsid();
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+    // Executed as /proc/self/exe, it would be called "exe" in ps and top.
+    let _ = rustix::thread::set_name(c"luksctl");
     let mut denied = harden::harden();
     if let Err(error) = inherited {
         denied.push(format!("closing inherited files: {error}"));
@@ -242,12 +246,38 @@ fn requests(server: &VolumeServer, wire: &mut Wire, owner: &mut bool) -> Result<
     Ok(())
 }
 
+/// Unlocks, and watches meanwhile whether the client still waits for it.
+fn unlock(
+    server: &VolumeServer,
+    wire: &Wire,
+    order: &UnlockOrder,
+    secret: secret::Secret,
+) -> Result<OpenReport, Failure> {
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let watch = || {
+            while !done.load(Ordering::Acquire) && !(wire.peer_is_gone() && server.abandon_derivation()) {
+                std::thread::park_timeout(WATCH_EVERY);
+            }
+        };
+        let watcher = std::thread::Builder::new().name("watch".to_owned()).spawn_scoped(scope, watch);
+        let result = server.unlock(order, secret, || wire.peer_is_gone());
+        done.store(true, Ordering::Release);
+        match watcher {
+            Ok(watcher) => watcher.thread().unpark(),
+            // The client's death is noticed after the derivation then.
+            Err(error) => log::warn!("cannot start a thread: {error}"),
+        }
+        result
+    })
+}
+
 fn answer(server: &VolumeServer, wire: &Wire, request: Request, secret: Option<secret::Secret>) -> Reply {
     let needs_secret = || Failure::new(FailureKind::Protocol, "this verb needs a passphrase, and none followed");
     let result = match (request, secret) {
         (Request::Status, _) => Ok(Reply::Status(Box::new(server.status()))),
         (Request::Unlock(order), Some(secret)) => {
-            server.unlock(&order, secret, || wire.peer_is_gone()).map(|report| Reply::Opened(Box::new(report)))
+            unlock(server, wire, &order, secret).map(|report| Reply::Opened(Box::new(report)))
         }
         (Request::Resume, Some(secret)) => server.resume(secret).map(|()| Reply::Done),
         (Request::Unlock(_) | Request::Resume, None) => Err(needs_secret()),

@@ -7,7 +7,7 @@
 
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError, Weak};
 use std::thread::sleep;
 use std::time::{Duration, Instant, SystemTime};
@@ -27,6 +27,10 @@ use crate::{Failure, FailureKind, OpenReport, SessionError, State, Status};
 /// How long a verb waits for the one before it.
 const TURN_WAIT: Duration = Duration::from_secs(30);
 const POLL: Duration = Duration::from_millis(10);
+/// Values of [`VolumeServer::deriving`].
+const IDLE: u8 = 0;
+const DERIVING: u8 = 1;
+const ABANDONED: u8 = 2;
 
 /// The state of the server.
 pub(crate) struct VolumeServer {
@@ -34,6 +38,8 @@ pub(crate) struct VolumeServer {
     work: Mutex<Work>,
     view: Mutex<View>,
     over: AtomicBool,
+    /// Whether a key is being derived, and for whom.
+    deriving: AtomicU8,
     /// Wakes the main loop when it is over.
     wake: OwnedFd,
 }
@@ -68,7 +74,14 @@ impl VolumeServer {
         let view = Mutex::new(View { status, volume: Weak::new(), problem: None });
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
             .map_err(SessionError::errno("make an event for", &entry.folder))?;
-        Ok(VolumeServer { entry, work: Mutex::new(Work::Idle), view, over: AtomicBool::new(false), wake })
+        Ok(VolumeServer {
+            entry,
+            work: Mutex::new(Work::Idle),
+            view,
+            over: AtomicBool::new(false),
+            deriving: AtomicU8::new(IDLE),
+            wake,
+        })
     }
 
     /// Readable once [`VolumeServer::is_over`].
@@ -97,7 +110,12 @@ impl VolumeServer {
                 return Err(Failure::new(FailureKind::State, format!("{} is open already", self.entry.name)));
             }
         };
-        let opened = match prepared.unlock(passphrase) {
+        self.deriving.store(DERIVING, Ordering::Release);
+        let unlocked = prepared.unlock(passphrase);
+        if self.deriving.swap(IDLE, Ordering::AcqRel) == ABANDONED {
+            return Err(self.over_failure());
+        }
+        let opened = match unlocked {
             Ok(opened) => opened,
             Err((prepared, failure)) => {
                 *work = Work::Prepared(prepared);
@@ -245,13 +263,7 @@ impl VolumeServer {
         };
         // Drops ciphers, image and use lock before the folder goes and the name is free.
         *work = Work::Over;
-        if let Err(error) = self.entry.remove() {
-            log::error!("{error}");
-        }
-        self.over.store(true, Ordering::Release);
-        if let Err(errno) = rustix::io::write(&self.wake, &1_u64.to_ne_bytes()) {
-            log::warn!("cannot wake the main loop: {errno}");
-        }
+        self.end();
         Ok(lost)
     }
 
@@ -278,6 +290,28 @@ impl VolumeServer {
             Some(reason) => log::error!("closed, writes were lost: {reason}"),
         }
         Ok(lost)
+    }
+
+    /// Ends the process in the middle of a key derivation, which may take minutes and cannot be interrupted. Nothing is
+    /// exported yet, and the kernel clears the memory. False if no derivation is under way.
+    pub(crate) fn abandon_derivation(&self) -> bool {
+        let abandoned =
+            self.deriving.compare_exchange(DERIVING, ABANDONED, Ordering::AcqRel, Ordering::Acquire).is_ok();
+        if abandoned {
+            log::warn!("the client is gone in the middle of an unlock");
+            self.end();
+        }
+        abandoned
+    }
+
+    fn end(&self) {
+        if let Err(error) = self.entry.remove() {
+            log::error!("{error}");
+        }
+        self.over.store(true, Ordering::Release);
+        if let Err(errno) = rustix::io::write(&self.wake, &1_u64.to_ne_bytes()) {
+            log::warn!("cannot wake the main loop: {errno}");
+        }
     }
 
     /// Gives up a volume that was never announced, because its client is gone.
