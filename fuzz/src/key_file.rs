@@ -1,7 +1,8 @@
 //! Key files. Input: `flags`, offset, size (each of the width that the flags say, big-endian), content.
 //!
 //! Flags: bit 0 a pipe instead of a file; bit 1 a size is demanded; bit 2 offset and size are 64-bit, not 8-bit; bit 3 the
-//! file goes on with zeros to 8 MiB less the content, so that the limit is near. Source of the model: luks2-format §11.2.
+//! file goes on with zeros: it is 8 MiB long with a content of one byte, and one byte longer with each further one.
+//! Source of the model: luks2-format §11.2.
 
 use std::fs::File;
 use std::io::Write;
@@ -14,7 +15,7 @@ use secret::{KeyFile, KeySourceError, Secret};
 use super::Rules;
 
 /// The most a key file may hold.
-const LIMIT: u64 = 8 << 20;
+const LIMIT: usize = 8 << 20;
 /// What fits a pipe without a reader.
 const PIPE_MAX: usize = 4096;
 
@@ -34,7 +35,7 @@ pub(crate) fn run(input: &[u8]) -> Rules {
     let pipe = flags & 1 != 0;
     let mut content = rest[..rest.len().min(PIPE_MAX)].to_vec();
     if flags & 8 != 0 && !pipe {
-        content.resize(LIMIT as usize + content.len() / 2 - content.len() % 2, 0);
+        content.resize(LIMIT - 1 + content.len(), 0);
     }
     let size_bytes = (flags & 2 != 0).then(|| usize::try_from(size).expect("64-bit"));
     let source = if pipe { pipe_with(&content) } else { file_with(&content) };
@@ -72,12 +73,12 @@ fn expected(content: &[u8], offset_bytes: u64, size_bytes: Option<usize>) -> Exp
         return Expected::TooShort { wanted_bytes: offset_bytes, got_bytes: content.len() as u64 };
     };
     match size_bytes.filter(|size| *size > 0) {
-        Some(size) if size as u64 > LIMIT => Expected::TooLarge,
+        Some(size) if size > LIMIT => Expected::TooLarge,
         Some(size) => match rest.get(..size) {
             Some(key) => Expected::Key(key),
             None => Expected::TooShort { wanted_bytes: size as u64, got_bytes: rest.len() as u64 },
         },
-        None if rest.len() as u64 > LIMIT => Expected::TooLarge,
+        None if rest.len() > LIMIT => Expected::TooLarge,
         None => Expected::Key(rest),
     }
 }
@@ -86,7 +87,7 @@ fn check(read: Result<Secret, KeySourceError>, expected: &Expected<'_>) {
     match (read, expected) {
         (Ok(key), Expected::Key(bytes)) => assert!(key.expose() == *bytes, "another key of {} bytes", key.len()),
         (Err(KeySourceError::TooLarge { limit_bytes, .. }), Expected::TooLarge) => {
-            assert_eq!(limit_bytes as u64, LIMIT);
+            assert_eq!(limit_bytes, LIMIT);
         }
         (Err(KeySourceError::TooShort { wanted_bytes, got_bytes, .. }), _) => {
             assert_eq!(Expected::TooShort { wanted_bytes, got_bytes }, *expected);

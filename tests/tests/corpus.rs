@@ -243,7 +243,7 @@ fn open_path_seeds() -> Vec<Seed> {
         seed("data--one-byte", 0, &[patch(0x3_0000, b"x")]),
         seed("seqid--secondary-newer", 2, &[patch(0x4000 + 23, &[9])]),
         seed("keyslot-area--one-byte", 0, &[patch(0x9000, b"x")]),
-        seed("segment-offset--zero", 2, &[offset_zero.clone()]),
+        seed("segment-offset--zero", 2, std::slice::from_ref(&offset_zero)),
         seed("segment-offset--zero-without-primary", 2, &[offset_zero, no_primary]),
         seed("argon2--too-much-memory", 3, &[replaced(true, "\"memory\":32", "\"memory\":99")]),
         seed("argon2--no-lanes", 3, &[replaced(true, "\"cpus\":1", "\"cpus\":0")]),
