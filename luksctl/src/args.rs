@@ -14,9 +14,11 @@ use crate::verb;
 /// LUKS2 volumes in user space: create, unlock, use and edit them, without the kernel's dm-crypt.
 #[derive(Debug, Parser)]
 #[command(name = "luksctl", version, max_term_width = 100, arg_required_else_help = true)]
-#[command(after_help = "Passphrases come from a prompt, standard input, --key-file or --key-fd; never from the \
+#[command(
+    after_help = "cryptsetup's verbs (luksFormat, luksOpen, luksDump, luksAddKey …) work, too.\nPassphrases come from a prompt, standard input, --key-file or --key-fd; never from the \
                         command line or the environment.\nExit codes: 0 done, 1 wrong parameters, 2 wrong passphrase, \
-                        3 out of memory, 4 no such device,\n5 exists or busy, 10 a report found something.")]
+                        3 out of memory, 4 no such device,\n5 exists or busy, 10 a report found something."
+)]
 pub(crate) struct Cli {
     /// What to do.
     #[command(subcommand)]

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use block::{BlockError, BlockErrorKind};
 use luks::Error;
+use nix::sys::signal::Signal;
 use secret::{KeySourceError, SecretError};
 use session::{FailureKind, SessionError};
 
@@ -30,9 +31,24 @@ pub(crate) enum Code {
     Busy = 5,
     /// The verb worked, and what it looked at needs attention.
     Found = 10,
+    /// Stopped by SIGHUP, as the shell counts it.
+    HungUp = 129,
+    /// Stopped by SIGINT: Ctrl-C.
+    Interrupted = 130,
+    /// Stopped by SIGTERM.
+    Terminated = 143,
 }
 
 impl Code {
+    /// The code of a program that a signal stopped.
+    pub(crate) fn of_signal(signal: Signal) -> Code {
+        match signal {
+            Signal::SIGHUP => Code::HungUp,
+            Signal::SIGTERM => Code::Terminated,
+            _ => Code::Interrupted,
+        }
+    }
+
     /// The words that cryptsetup's `-v` adds to a code.
     fn meaning(self) -> &'static str {
         match self {
@@ -43,6 +59,7 @@ impl Code {
             Code::Device => "wrong device or file specified",
             Code::Busy => "device already exists or device is busy",
             Code::Found => "something needs attention",
+            Code::HungUp | Code::Interrupted | Code::Terminated => "stopped by a signal",
         }
     }
 }

@@ -9,11 +9,15 @@ use secret::KeySourceError;
 use session::{FailureKind, SessionError};
 
 /// After an error of the format library about `image`.
-pub(crate) fn of_luks(image: &Path, error: &Error) -> Option<String> {
-    let image = image.display();
+pub(crate) fn of_luks(path: &Path, error: &Error) -> Option<String> {
+    let image = path.display();
     Some(match error {
         Error::NoKey { .. } => format!("try again; `luksctl keyslot list {image}` shows which keyslots there are"),
-        Error::NoUsableKeyslot { .. } | Error::KeyslotMissing { .. } | Error::KeyslotUnbound { .. } => {
+        Error::NoUsableKeyslot { broken } => {
+            let reason = broken.iter().find_map(|slot| of_luks(path, &slot.reason));
+            reason.unwrap_or_else(|| format!("luksctl keyslot list {image}"))
+        }
+        Error::KeyslotMissing { .. } | Error::KeyslotUnbound { .. } => {
             format!("luksctl keyslot list {image}")
         }
         Error::NotLuks => format!("`luksctl format {image}` would make it one, and destroy what it holds"),
@@ -47,9 +51,9 @@ pub(crate) fn of_luks(image: &Path, error: &Error) -> Option<String> {
 }
 
 /// After an error of a disk.
-pub(crate) fn of_block(_image: &Path, error: &BlockError) -> Option<String> {
+pub(crate) fn of_block(path: &Path, error: &BlockError) -> Option<String> {
     match &error.source {
-        Some(source) if error.kind == BlockErrorKind::Io => of_open(_image, source),
+        Some(source) if error.kind == BlockErrorKind::Io => of_open(path, source),
         _ => of_kind(error.kind),
     }
 }

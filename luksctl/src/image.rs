@@ -69,8 +69,7 @@ impl Image {
     /// Takes the use lock on the data: exclusive for writing, shared for reading. An open volume holds it.
     pub(crate) fn lock_use(&self, shared: bool) -> Result<UseLock, Failure> {
         self.data.lock_use(shared).map_err(|error| {
-            Failure::busy(format!("{}: {error}", self.path.display()))
-                .with_hint("`luksctl list` shows what is open; close it first")
+            Failure::busy(error.to_string()).with_hint("`luksctl list` shows what is open; close it first")
         })
     }
 }

@@ -4,11 +4,12 @@
 //! stop at a good place by itself ([`Interrupt::stop_softly`]), only a flag is set and the second signal ends it.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use nix::sys::signal::{SigSet, Signal};
 
+use crate::exit::Code;
 use crate::failure::Failure;
 
 #[derive(Default)]
@@ -16,8 +17,8 @@ struct Shared {
     /// Files to remove when a signal comes. Held while they are removed, so `keep` cannot be overtaken.
     unfinished: Mutex<Vec<PathBuf>>,
     soft: AtomicBool,
-    /// The signal that came, 0 before.
-    signal: AtomicI32,
+    /// The first signal that came.
+    signal: OnceLock<Signal>,
 }
 
 /// Handle to the waiting thread. Clones share it.
@@ -65,8 +66,8 @@ impl Interrupt {
     }
 
     /// The signal that came, if one did.
-    pub(crate) fn signal(&self) -> Option<i32> {
-        Some(self.shared.signal.load(Ordering::Acquire)).filter(|&signal| signal != 0)
+    pub(crate) fn signal(&self) -> Option<Signal> {
+        self.shared.signal.get().copied()
     }
 
     fn unfinished(&self) -> MutexGuard<'_, Vec<PathBuf>> {
@@ -77,7 +78,7 @@ impl Interrupt {
 /// The waiting thread: ends with the process.
 fn wait(signals: &SigSet, shared: &Shared) {
     while let Ok(signal) = signals.wait() {
-        let first = shared.signal.swap(signal as i32, Ordering::AcqRel) == 0;
+        let first = shared.signal.set(signal).is_ok();
         if first && shared.soft.load(Ordering::Acquire) {
             continue;
         }
@@ -87,7 +88,7 @@ fn wait(signals: &SigSet, shared: &Shared) {
             let removed = std::fs::remove_file(&path);
             drop(removed);
         }
-        crate::output::words(&format!("luksctl: stopped by {signal}; nothing unfinished was left behind"));
-        std::process::exit(128 + signal as i32);
+        crate::output::words(&format!("luksctl: stopped by {signal}"));
+        std::process::exit(i32::from(Code::of_signal(signal) as u8));
     }
 }

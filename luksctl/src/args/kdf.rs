@@ -24,30 +24,36 @@ pub(crate) struct KdfArgs {
           value_parser = clap::value_parser!(u32).range(1..), help_heading = "New keyslot")]
     pub(crate) iter_time: Option<u32>,
     /// Most memory for Argon2, in KiB [default: 1048576]
-    #[arg(long, value_name = "KIB", value_parser = clap::value_parser!(u32).range(32..=4_194_304),
+    #[arg(hide_short_help = true, long, value_name = "KIB", value_parser = clap::value_parser!(u32).range(32..=4_194_304),
           help_heading = "New keyslot")]
     pub(crate) pbkdf_memory: Option<u32>,
     /// Most threads for Argon2, 1 to 4 [default: 4]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4), help_heading = "New keyslot")]
+    #[arg(hide_short_help = true, long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4), help_heading = "New keyslot")]
     pub(crate) pbkdf_parallel: Option<u32>,
     /// Measure nothing, take this cost (PBKDF2 iterations, Argon2 passes)
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(4..), help_heading = "New keyslot")]
+    #[arg(hide_short_help = true, long, value_name = "N", value_parser = clap::value_parser!(u32).range(4..), help_heading = "New keyslot")]
     pub(crate) pbkdf_force_iterations: Option<u32>,
     /// Hash of PBKDF2, of the AF splitter and of the key digest
-    #[arg(long, value_name = "NAME", default_value = "sha256", help_heading = "New keyslot")]
+    #[arg(hide_short_help = true, long, value_name = "NAME", default_value = "sha256", help_heading = "New keyslot")]
     pub(crate) hash: String,
     /// Cipher of the keyslot area, with --keyslot-key-size [default: the volume's]
-    #[arg(long, value_name = "SPEC", requires = "keyslot_key_size", help_heading = "New keyslot")]
+    #[arg(
+        hide_short_help = true,
+        long,
+        value_name = "SPEC",
+        requires = "keyslot_key_size",
+        help_heading = "New keyslot"
+    )]
     pub(crate) keyslot_cipher: Option<String>,
     /// Key size of the keyslot area in bits, with --keyslot-cipher
-    #[arg(long, value_name = "BITS", requires = "keyslot_cipher", value_parser = key_bits, help_heading = "New keyslot")]
+    #[arg(hide_short_help = true, long, value_name = "BITS", requires = "keyslot_cipher", value_parser = key_bits, help_heading = "New keyslot")]
     pub(crate) keyslot_key_size: Option<u32>,
 }
 
 /// Key sizes are given in bits and are whole bytes.
 pub(crate) fn key_bits(text: &str) -> Result<u32, String> {
     let bits: u32 = text.parse().map_err(|_| format!("'{text}' is no number of bits"))?;
-    if bits == 0 || bits % 8 != 0 {
+    if bits == 0 || !bits.is_multiple_of(8) {
         return Err(format!("{bits} bits are no multiple of 8"));
     }
     Ok(bits)

@@ -13,16 +13,16 @@ pub(crate) struct KeyArgs {
     #[arg(short = 'd', long, value_name = "FILE", conflicts_with = "key_fd")]
     pub(crate) key_file: Option<PathBuf>,
     /// Use exactly this many bytes of the key file
-    #[arg(short = 'l', long, value_name = "BYTES", value_parser = crate::size::parse)]
+    #[arg(hide_short_help = true, short = 'l', long, value_name = "BYTES", value_parser = crate::size::parse)]
     pub(crate) keyfile_size: Option<Bytes>,
     /// Skip this many bytes of the key file
-    #[arg(long, value_name = "BYTES", value_parser = crate::size::parse)]
+    #[arg(hide_short_help = true, long, value_name = "BYTES", value_parser = crate::size::parse)]
     pub(crate) keyfile_offset: Option<Bytes>,
     /// Read the passphrase from this open descriptor, to its end
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(0..))]
     pub(crate) key_fd: Option<RawFd>,
     /// How often a prompt asks again after a wrong passphrase
-    #[arg(short = 'T', long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
+    #[arg(hide_short_help = true, short = 'T', long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
     pub(crate) tries: u32,
 }
 
@@ -30,10 +30,10 @@ pub(crate) struct KeyArgs {
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct NewKeyArgs {
     /// Ask for the new passphrase twice even with -q
-    #[arg(short = 'y', long)]
+    #[arg(hide_short_help = true, short = 'y', long)]
     pub(crate) verify_passphrase: bool,
     /// Take an empty or short new passphrase
-    #[arg(long)]
+    #[arg(hide_short_help = true, long)]
     pub(crate) force_password: bool,
 }
 
@@ -44,9 +44,9 @@ pub(crate) struct NewKeyFileArgs {
     #[arg(long, value_name = "FILE")]
     pub(crate) new_keyfile: Option<PathBuf>,
     /// Use exactly this many bytes of the new key file
-    #[arg(long, value_name = "BYTES", value_parser = crate::size::parse)]
+    #[arg(hide_short_help = true, long, value_name = "BYTES", value_parser = crate::size::parse)]
     pub(crate) new_keyfile_size: Option<Bytes>,
     /// Skip this many bytes of the new key file
-    #[arg(long, value_name = "BYTES", value_parser = crate::size::parse)]
+    #[arg(hide_short_help = true, long, value_name = "BYTES", value_parser = crate::size::parse)]
     pub(crate) new_keyfile_offset: Option<Bytes>,
 }

@@ -23,13 +23,13 @@ pub(crate) struct TargetArgs {
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct LimitArgs {
     /// Refuse keyslots whose KDF wants more memory than this [default: 4G]
-    #[arg(long, value_name = "SIZE", value_parser = crate::size::parse, help_heading = "Bounds")]
+    #[arg(hide_short_help = true, long, value_name = "SIZE", value_parser = crate::size::parse, help_heading = "Bounds")]
     pub(crate) max_kdf_memory: Option<Bytes>,
     /// Refuse Argon2 keyslots with more passes than this
-    #[arg(long, value_name = "N", help_heading = "Bounds")]
+    #[arg(hide_short_help = true, long, value_name = "N", help_heading = "Bounds")]
     pub(crate) max_kdf_time: Option<u32>,
     /// Refuse PBKDF2 keyslots with more iterations than this
-    #[arg(long, value_name = "N", help_heading = "Bounds")]
+    #[arg(hide_short_help = true, long, value_name = "N", help_heading = "Bounds")]
     pub(crate) max_kdf_iterations: Option<u32>,
 }
 

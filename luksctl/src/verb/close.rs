@@ -18,6 +18,6 @@ pub(crate) struct CloseArgs {
 /// Closes a volume.
 pub(crate) fn run(args: &CloseArgs, _common: &Common) -> Result<Code, Failure> {
     let runs = super::run_dir()?;
-    session::close(&runs, &args.name, &session::CloseOptions::default()).map_err(|error| Failure::of_session(error))?;
+    session::close(&runs, &args.name, &session::CloseOptions::default()).map_err(Failure::of_session)?;
     Ok(Code::Success)
 }

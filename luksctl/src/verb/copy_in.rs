@@ -3,14 +3,17 @@
 //! is as it was.
 
 use std::fs::File;
-use std::io::Read;
+use std::io::Read as _;
+use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 
 use block::{BlockIo, ByteView, Bytes};
 use clap::Args;
+use nix::sys::signal::Signal;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde_json::json;
 
-use super::copy_out::CHUNK;
+use super::copy_out::CHUNK_BYTES;
 use crate::args::Common;
 use crate::args::key::KeyArgs;
 use crate::args::target::{LimitArgs, ReportArgs, TargetArgs};
@@ -50,7 +53,7 @@ pub(crate) struct CopyInArgs {
 
 /// Copies a file in.
 pub(crate) fn run(args: &CopyInArgs, common: &Common) -> Result<Code, Failure> {
-    let (mut input, length) = input(args)?;
+    let (input, length) = input(args)?;
     let mut source = KeySource::unlocking(&args.key, None)?;
     let image = Image::open(&args.target, Access::ChangeData)?;
     occupied::refuse(image.path())?;
@@ -71,7 +74,7 @@ pub(crate) fn run(args: &CopyInArgs, common: &Common) -> Result<Code, Failure> {
     interrupt.stop_softly();
     let progress = Progress::new("copying in", length, common.batch_mode);
     let mut copied = Bytes(0);
-    let outcome = copy(&mut *input, &volume, start, room, &mut copied, &interrupt, &progress, image.path());
+    let outcome = copy(&input, &volume, start, room, &mut copied, &interrupt, &progress, image.path());
     let flushed = volume.flush().map_err(|error| Failure::of_block(image.path(), &error));
     drop(progress);
     let ended = match outcome.and_then(|ended| flushed.map(|()| ended)) {
@@ -85,11 +88,10 @@ pub(crate) fn run(args: &CopyInArgs, common: &Common) -> Result<Code, Failure> {
         }
     };
     if let Ended::BySignal(signal) = ended {
-        output::words(&format!(
-            "luksctl: stopped by signal {signal}: the first {copied} are written and on disk, the rest is as it was\n\
-             hint: run the same command again to copy all of it"
-        ));
-        std::process::exit(128 + signal);
+        let words = format!("stopped by {signal}: the first {copied} are written and on disk, the rest is as it was");
+        return Err(
+            Failure::new(Code::of_signal(signal), words).with_hint("run the same command again to copy all of it")
+        );
     }
     if args.report.json {
         output::json(
@@ -104,11 +106,11 @@ pub(crate) fn run(args: &CopyInArgs, common: &Common) -> Result<Code, Failure> {
 /// How a copy ended without an error.
 enum Ended {
     AtEnd,
-    BySignal(i32),
+    BySignal(Signal),
 }
 
 /// The file to read and its length, where it has one.
-fn input(args: &CopyInArgs) -> Result<(Box<dyn Read>, Option<Bytes>), Failure> {
+fn input(args: &CopyInArgs) -> Result<(File, Option<Bytes>), Failure> {
     if args.file == Path::new("-") {
         let from_stdin = args.key.key_file.as_deref() == Some(Path::new("-"))
             || (args.key.key_file.is_none() && args.key.key_fd.is_none());
@@ -116,7 +118,9 @@ fn input(args: &CopyInArgs) -> Result<(Box<dyn Read>, Option<Bytes>), Failure> {
             return Err(Failure::wrong("standard input is the data, so the passphrase cannot come from it")
                 .with_hint("give the passphrase with --key-file or --key-fd"));
         }
-        return Ok((Box::new(std::io::stdin().lock()), None));
+        let stdin = std::io::stdin().as_fd().try_clone_to_owned();
+        let stdin = stdin.map_err(|error| Failure::wrong(format!("reading standard input: {error}")))?;
+        return Ok((File::from(stdin), None));
     }
     let file = File::open(&args.file).map_err(|error| Failure::from_open(&args.file, &error))?;
     let found = file.metadata().map_err(|error| Failure::from_open(&args.file, &error))?;
@@ -125,7 +129,7 @@ fn input(args: &CopyInArgs) -> Result<(Box<dyn Read>, Option<Bytes>), Failure> {
             .with_hint("`luksctl mount` the image and copy the folder into it"));
     }
     let length = found.is_file().then_some(Bytes(found.len()));
-    Ok((Box::new(file), length))
+    Ok((file, length))
 }
 
 /// Refuses to overwrite known content of the volume, unless it is forced.
@@ -148,7 +152,7 @@ fn refuse_content<D: BlockIo>(args: &CopyInArgs, common: &Common, image: &Image,
 /// Moves `input` into the volume from `start`, at most `room`; keeps `copied` true at every moment.
 #[allow(clippy::too_many_arguments)] // one caller; the parts have no life together
 fn copy<D: BlockIo>(
-    input: &mut dyn Read,
+    input: &File,
     volume: &D,
     start: Bytes,
     room: Bytes,
@@ -158,12 +162,13 @@ fn copy<D: BlockIo>(
     image: &Path,
 ) -> Result<Ended, Failure> {
     let view = ByteView::new(volume);
-    let mut buffer = block::AlignedBuf::zeroed(CHUNK.0 as usize);
+    let mut buffer = block::AlignedBuf::zeroed(CHUNK_BYTES);
     loop {
+        let len = fill(input, &mut buffer, interrupt)
+            .map_err(|error| Failure::wrong(format!("reading the input: {error}")))?;
         if let Some(signal) = interrupt.signal() {
             return Ok(Ended::BySignal(signal));
         }
-        let len = fill(input, &mut buffer).map_err(|error| Failure::wrong(format!("reading the input: {error}")))?;
         if len == 0 {
             return Ok(Ended::AtEnd);
         }
@@ -177,10 +182,16 @@ fn copy<D: BlockIo>(
     }
 }
 
-/// Reads until the buffer is full or the input ends.
-fn fill(input: &mut dyn Read, buffer: &mut [u8]) -> std::io::Result<usize> {
+/// Reads until the buffer is full, the input ends, or a signal came. A pipe that stays silent is waited for in steps, so
+/// that a signal is seen.
+fn fill(mut input: &File, buffer: &mut [u8], interrupt: &Interrupt) -> std::io::Result<usize> {
+    let step = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
     let mut len = 0;
-    while len < buffer.len() {
+    while len < buffer.len() && interrupt.signal().is_none() {
+        let ready = poll(&mut [PollFd::new(&input, PollFlags::IN)], Some(&step));
+        if matches!(ready, Ok(0) | Err(rustix::io::Errno::INTR)) {
+            continue;
+        }
         match input.read(&mut buffer[len..]) {
             Ok(0) => break,
             Ok(more) => len += more,

@@ -24,7 +24,7 @@ use crate::progress::Progress;
 use crate::unlock::{self, Ask};
 
 /// Plaintext moved at once.
-pub(super) const CHUNK: Bytes = Bytes(1 << 20);
+pub(super) const CHUNK_BYTES: usize = 1 << 20;
 /// Runs of zeros of this size become holes.
 const HOLE_BYTES: usize = 64 << 10;
 
@@ -108,6 +108,9 @@ fn range(args: &CopyOutArgs, size: Bytes) -> Result<(Bytes, Bytes), Failure> {
     }
 }
 
+/// Takes a chunk at its place in the output.
+type Write<'a> = dyn FnMut(u64, &[u8]) -> Result<(), Failure> + 'a;
+
 /// A piece of a volume.
 struct Span<'a, D: BlockIo> {
     volume: &'a D,
@@ -118,20 +121,16 @@ struct Span<'a, D: BlockIo> {
 
 impl<D: BlockIo> Span<'_, D> {
     /// Hands the plaintext to `write`, chunk by chunk with its place in the output.
-    fn copy(
-        &self,
-        progress: &Progress,
-        write: &mut dyn FnMut(u64, &[u8]) -> Result<(), Failure>,
-    ) -> Result<(), Failure> {
+    fn copy(&self, progress: &Progress, write: &mut Write<'_>) -> Result<(), Failure> {
         let view = block::ByteView::new(self.volume);
-        let mut buffer = block::AlignedBuf::zeroed(CHUNK.0 as usize);
+        let mut buffer = block::AlignedBuf::zeroed(CHUNK_BYTES);
         let mut at = self.start;
         while at < self.end {
-            let len = CHUNK.min(Bytes(self.end.0 - at.0));
-            let chunk = &mut buffer[..len.0 as usize];
+            let left = Bytes(self.end.0 - at.0).to_usize().unwrap_or(CHUNK_BYTES);
+            let chunk = &mut buffer[..left.min(CHUNK_BYTES)];
             view.read(at, chunk).map_err(|error| Failure::of_block(self.image, &error))?;
             write(at.0 - self.start.0, chunk)?;
-            at = Bytes(at.0 + len.0);
+            at = Bytes(at.0 + chunk.len() as u64);
             progress.at(Bytes(at.0 - self.start.0));
         }
         Ok(())

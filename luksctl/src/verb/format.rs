@@ -31,7 +31,7 @@ pub(crate) struct FormatArgs {
     target: TargetArgs,
     /// Read the passphrase from this file
     #[arg(value_name = "KEYFILE")]
-    key_file: Option<PathBuf>,
+    positional_key_file: Option<PathBuf>,
     /// Make IMAGE a file of this size, with all its space reserved
     #[arg(long, value_name = "SIZE", value_parser = crate::size::parse)]
     size: Option<Bytes>,
@@ -63,16 +63,23 @@ pub(crate) struct FormatArgs {
     #[arg(long, value_name = "UUID", help_heading = "Container")]
     uuid: Option<String>,
     /// Size of one metadata copy: 16K to 4M, a power of two
-    #[arg(long, value_name = "SIZE", value_parser = crate::size::parse, help_heading = "Container")]
+    #[arg(hide_short_help = true, long, value_name = "SIZE", value_parser = crate::size::parse, help_heading = "Container")]
     luks2_metadata_size: Option<Bytes>,
     /// Size of the keyslots area
-    #[arg(long, value_name = "SIZE", value_parser = crate::size::parse, help_heading = "Container")]
+    #[arg(hide_short_help = true, long, value_name = "SIZE", value_parser = crate::size::parse, help_heading = "Container")]
     luks2_keyslots_size: Option<Bytes>,
     /// Where data starts, in 512-byte sectors
-    #[arg(long, value_name = "SECTORS", help_heading = "Container")]
+    #[arg(hide_short_help = true, long, value_name = "SECTORS", help_heading = "Container")]
     offset: Option<u64>,
     /// Number of the first keyslot
-    #[arg(short = 'S', long, value_name = "N", default_value_t = 0, help_heading = "New keyslot")]
+    #[arg(
+        hide_short_help = true,
+        short = 'S',
+        long,
+        value_name = "N",
+        default_value_t = 0,
+        help_heading = "New keyslot"
+    )]
     key_slot: u32,
     #[command(flatten)]
     kdf: KdfArgs,
@@ -94,7 +101,7 @@ fn sector_size(text: &str) -> Result<u32, String> {
 
 /// Formats, or shows what that would write.
 pub(crate) fn run(args: &FormatArgs, common: &Common) -> Result<Code, Failure> {
-    let source = KeySource::unlocking(&args.key, args.key_file.as_deref())?;
+    let source = KeySource::unlocking(&args.key, args.positional_key_file.as_deref())?;
     let mut source = source.asking_once(common.batch_mode && !args.new_key.verify_passphrase);
     let mut params = params(args)?;
     let wanted = Wanted { size: args.size, sparse: args.sparse, force: args.force };

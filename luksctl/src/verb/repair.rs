@@ -36,7 +36,7 @@ pub(crate) fn run(args: &RepairArgs, common: &Common) -> Result<Code, Failure> {
     let limits = image::limits(&LimitArgs::default());
     let planned = plan(&image.load(&limits)?);
     if planned.rewrite.is_none() || args.dry_run {
-        show(args, &planned, false)?;
+        show(args, &image, &planned, false)?;
         let found = planned.rewrite.is_some();
         return Ok(if found { Code::Found } else { Code::Success });
     }
@@ -46,11 +46,11 @@ pub(crate) fn run(args: &RepairArgs, common: &Common) -> Result<Code, Failure> {
     let foreign = if args.force { ForeignSignature::Overwrite } else { ForeignSignature::Refuse };
     let done =
         repair(image.header(), &SystemEnv, &limits, foreign).map_err(|error| Failure::of_luks(image.path(), error))?;
-    show(args, &done, true)?;
+    show(args, &image, &done, true)?;
     Ok(Code::Success)
 }
 
-fn show(args: &RepairArgs, plan: &RepairPlan, repaired: bool) -> Result<(), Failure> {
+fn show(args: &RepairArgs, image: &Image, plan: &RepairPlan, repaired: bool) -> Result<(), Failure> {
     if !args.report.json {
         let done = if repaired { "Done: " } else { "" };
         output::words(&format!("{done}{plan}"));
@@ -58,7 +58,7 @@ fn show(args: &RepairArgs, plan: &RepairPlan, repaired: bool) -> Result<(), Fail
     }
     let rewrite = plan.rewrite.as_ref();
     output::json(&json!({
-        "image": args.target.image,
+        "image": image.path(),
         "needs_repair": rewrite.is_some() && !repaired,
         "repaired": repaired,
         "source": plan.source.to_string(),

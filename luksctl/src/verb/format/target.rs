@@ -250,7 +250,7 @@ impl Drop for Undo {
 
 fn lock(disk: &FileDisk) -> Result<UseLock, Failure> {
     disk.lock_use(false).map_err(|error| {
-        Failure::busy(format!("{}: {error}; nothing was changed", disk.path().display()))
+        Failure::busy(format!("{error}; nothing was changed"))
             .with_hint("`luksctl list` shows what is open; close it first")
     })
 }

@@ -4,7 +4,7 @@
 use std::io::IsTerminal as _;
 
 use clap::Args;
-use luks::{KeyslotId, LastSlot};
+use luks::{KeyslotId, LastSlot, UnlockRequest};
 use secret::Purpose;
 use session::SystemEnv;
 
@@ -82,20 +82,25 @@ fn prove_another(
     source: &mut KeySource,
 ) -> Result<(), Failure> {
     let ask = Ask { keyslot: None, unlock: luks::Purpose::AnyDigest, purpose: Purpose::ExistingPassphrase };
-    let (key, _passphrase) = unlock::unlock(image, container, &ask, source)?;
-    let others =
-        container.header().metadata().keyslots.iter().filter(|(id, slot)| *id != victim && slot.luks2().is_some());
-    if key.keyslot() == Some(victim) && others.count() > 0 {
-        return Err(Failure::new(
-            Code::Permission,
-            format!(
-                "{}: this passphrase opens keyslot {victim} itself; one that stays is needed",
-                image.path().display()
-            ),
-        )
-        .with_hint(format!("luksctl keyslot remove {}", image.path().display())));
+    let (key, passphrase) = unlock::unlock(image, container, &ask, source)?;
+    if key.keyslot() != Some(victim) {
+        return Ok(());
     }
-    Ok(())
+    drop(key);
+    // The same passphrase may open another keyslot, too.
+    let slots = container.header().metadata().keyslots.iter();
+    let others: Vec<KeyslotId> =
+        slots.filter(|(id, slot)| *id != victim && slot.luks2().is_some()).map(|(id, _)| id).collect();
+    let opens = |id: &KeyslotId| {
+        let request = UnlockRequest { keyslot: Some(*id), purpose: luks::Purpose::AnyDigest };
+        container.unlock(&SystemEnv.env(), &request, &passphrase).is_ok()
+    };
+    if others.is_empty() || others.iter().any(opens) {
+        return Ok(());
+    }
+    let words = format!("this passphrase opens keyslot {victim} itself; one that stays is needed");
+    Err(Failure::new(Code::Permission, format!("{}: {words}", image.path().display()))
+        .with_hint(format!("luksctl keyslot remove {}", image.path().display())))
 }
 
 /// Destroys keyslot `id`; the last one only with `force` or a typed YES.

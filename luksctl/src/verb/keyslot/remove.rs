@@ -24,7 +24,7 @@ pub(crate) struct RemoveArgs {
     target: TargetArgs,
     /// Read the passphrase to remove from this file
     #[arg(value_name = "KEYFILE")]
-    key_file: Option<PathBuf>,
+    positional_key_file: Option<PathBuf>,
     /// Remove even the last keyslot that opens the volume: its data is lost
     #[arg(long)]
     force: bool,
@@ -36,7 +36,7 @@ pub(crate) struct RemoveArgs {
 
 /// Removes the keyslot that the passphrase opens.
 pub(crate) fn run(args: &RemoveArgs, common: &Common) -> Result<Code, Failure> {
-    let mut source = KeySource::unlocking(&args.key, args.key_file.as_deref())?;
+    let mut source = KeySource::unlocking(&args.key, args.positional_key_file.as_deref())?;
     let image = Image::open(&args.target, Access::ChangeHeader)?;
     let mut container = image.container(&image::limits(&args.limits))?;
     let ask = Ask { keyslot: None, unlock: luks::Purpose::AnyDigest, purpose: Purpose::PassphraseToRemove };

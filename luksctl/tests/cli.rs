@@ -1,0 +1,20 @@
+//! The real `luksctl`, from outside: exit codes, bad input, aliases, JSON, what it never changes and never shows.
+
+#[path = "cli/aliases.rs"]
+mod aliases;
+#[path = "cli/bad_input.rs"]
+mod bad_input;
+#[path = "cli/codes.rs"]
+mod codes;
+#[path = "cli/desk.rs"]
+mod desk;
+#[path = "cli/formatting.rs"]
+mod formatting;
+#[path = "cli/keyslots.rs"]
+mod keyslots;
+#[path = "cli/reports.rs"]
+mod reports;
+#[path = "cli/signals.rs"]
+mod signals;
+#[path = "cli/texts.rs"]
+mod texts;

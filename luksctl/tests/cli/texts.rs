@@ -1,0 +1,68 @@
+//! Help, manual pages and completions: there for every verb, and short enough to read.
+
+use crate::desk::Desk;
+
+const VERBS: [&str; 25] = [
+    "format",
+    "open",
+    "close",
+    "suspend",
+    "resume",
+    "status",
+    "list",
+    "dump",
+    "is-luks",
+    "uuid",
+    "label",
+    "keyslot",
+    "keyslot add",
+    "keyslot remove",
+    "keyslot kill",
+    "keyslot change",
+    "keyslot test",
+    "keyslot list",
+    "copy-out",
+    "copy-in",
+    "mount",
+    "umount",
+    "repair",
+    "generate",
+    "luksAddKey",
+];
+
+#[test]
+fn short_help_fits_a_screen_and_long_help_explains() {
+    let desk = Desk::new();
+    for verb in VERBS {
+        let words: Vec<&str> = verb.split(' ').collect();
+        let short = desk.run(&[&words[..], &["-h"]].concat()).ends(0).stdout;
+        assert!(short.lines().count() <= 45, "{verb} -h has {} lines:\n{short}", short.lines().count());
+        for line in short.lines() {
+            assert!(line.chars().count() <= 100, "{verb}: {line}");
+        }
+        let long = desk.run(&[&words[..], &["--help"]].concat()).ends(0).stdout;
+        assert!(long.lines().count() >= short.lines().count(), "{verb}");
+    }
+    assert!(desk.run(&["-h"]).ends(0).stdout.lines().count() <= 45);
+    assert!(!desk.run(&["--help"]).ends(0).stdout.contains("__serve"));
+}
+
+#[test]
+fn manual_pages_and_completions_come_out() {
+    let desk = Desk::new();
+    let page = desk.run(&["generate", "man"]).ends(0).stdout;
+    assert!(page.contains(".TH luksctl") && page.contains("copy\\-out"), "{page}");
+    std::fs::create_dir(desk.path("man")).unwrap();
+    desk.run(&["generate", "man", "man"]).ends(0);
+    for name in ["luksctl", "luksctl-format", "luksctl-keyslot-add", "luksctl-copy-in"] {
+        let page = std::fs::read_to_string(desk.path("man").join(format!("{name}.1"))).unwrap();
+        assert!(page.contains(".SH SYNOPSIS"), "{name}");
+    }
+    assert!(!desk.path("man").join("luksctl-__serve.1").exists());
+    desk.run(&["generate", "man", "missing"]).ends(1);
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let script = desk.run(&["generate", "completions", shell]).ends(0).stdout;
+        assert!(script.contains("copy-out"), "{shell}: {script}");
+    }
+    desk.run(&["generate", "completions", "cobol"]).ends(1);
+}
