@@ -90,7 +90,13 @@ pub(crate) fn of_session(error: &SessionError) -> Option<String> {
         SessionError::Block { path, source } => return of_block(path, source),
         SessionError::Io { path, source, .. } => return of_open(path, source),
         SessionError::KeySource(error) => return of_key_source(error),
-        SessionError::Program { program, .. } => format!("is {program} installed? `luksctl open` works without it"),
+        SessionError::Program { program, reason } if reason.contains("No such file") => {
+            format!("install {program}; `luksctl open`, copy-in and copy-out work without it")
+        }
+        SessionError::Program { .. } => {
+            "does the volume hold a file system? `luksctl open IMAGE NAME`, then `blkid` or mkfs on its device"
+                .to_owned()
+        }
         SessionError::RunDirectory { .. } => "set LUKSCTL_RUN_DIR to a folder of your own with mode 0700".to_owned(),
         SessionError::ServerEnded { .. } | SessionError::Timeout { .. } => "luksctl list".to_owned(),
         _ => return None,
