@@ -1,4 +1,5 @@
 //! The real `luksctl`, from outside: exit codes, bad input, aliases, JSON, what it never changes and never shows.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stderr)] // a helper of a test is a test
 
 #[path = "cli/aliases.rs"]
 mod aliases;

@@ -43,7 +43,7 @@ fn a_broken_off_copy_in_says_how_far_it_came() {
     let mut command = desk.command(&["copy-in", "image", "-", "-d", "key"]);
     let mut child = command.stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut input = child.stdin.take().unwrap();
-    input.write_all(&[7; 2 << 20]).unwrap();
+    input.write_all(&vec![7; 2 << 20]).unwrap();
     // The pipe is empty once both chunks are taken; the second is written before more is asked for.
     std::thread::sleep(Duration::from_millis(1500));
     let (code, stderr) = stop(child, Signal::SIGINT);
