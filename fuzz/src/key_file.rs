@@ -1,8 +1,8 @@
 //! Key files. Input: `flags`, offset, size (each of the width that the flags say, big-endian), content.
 //!
-//! Flags: bit 0 a pipe instead of a file; bit 1 a size is demanded; bit 2 offset and size are 64-bit, not 8-bit; bit 3 the
-//! file goes on with zeros: it is 8 MiB long with a content of one byte, and one byte longer with each further one.
-//! Source of the model: luks2-format §11.2.
+//! Flags: bit 0 a pipe instead of a file; bit 1 a size is demanded; bit 2 offset and size are 64-bit, not 8-bit; bits 3 to 7
+//! together a file that goes on with zeros: it is 8 MiB long with a content of one byte, and one byte longer with each
+//! further one. Source of the model: luks2-format §11.2.
 
 use std::fs::File;
 use std::io::Write;
@@ -16,6 +16,8 @@ use super::Rules;
 
 /// The most a key file may hold.
 const LIMIT: usize = 8 << 20;
+/// Flags of a file of about that length; more than one, for it takes long to read.
+const NEAR_LIMIT: u8 = 0xf8;
 /// What fits a pipe without a reader.
 const PIPE_MAX: usize = 4096;
 
@@ -34,7 +36,7 @@ pub(crate) fn run(input: &[u8]) -> Rules {
     let Some((size, rest)) = number(rest, wide) else { return Rules::new() };
     let pipe = flags & 1 != 0;
     let mut content = rest[..rest.len().min(PIPE_MAX)].to_vec();
-    if flags & 8 != 0 && !pipe {
+    if flags & NEAR_LIMIT == NEAR_LIMIT && !pipe {
         content.resize(LIMIT - 1 + content.len(), 0);
     }
     let size_bytes = (flags & 2 != 0).then(|| usize::try_from(size).expect("64-bit"));
