@@ -48,8 +48,10 @@ pub struct MountReport {
     /// Its name.
     pub name: String,
     /// What is mounted.
+    #[serde(with = "crate::path_json")]
     pub device: PathBuf,
     /// Where.
+    #[serde(with = "crate::path_json")]
     pub directory: PathBuf,
     /// `mount` or `fuse2fs`; the second writes no journal.
     pub program: &'static str,
@@ -66,6 +68,7 @@ pub struct UmountReport {
 
 #[derive(Serialize, Deserialize)]
 struct Record {
+    #[serde(with = "crate::path_json")]
     directory: PathBuf,
     close_on_umount: bool,
 }

@@ -72,8 +72,10 @@ pub struct OpenReport {
     /// Its name.
     pub name: String,
     /// The block device, or the file below FUSE.
+    #[serde(with = "crate::path_json")]
     pub device: PathBuf,
     /// `RUN/NAME/device`, a link to it that stays the same over every open.
+    #[serde(with = "crate::path_json")]
     pub link: PathBuf,
     /// `loop over fuse` or `fuse`.
     pub backend: String,

@@ -42,7 +42,9 @@ pub(crate) enum Request {
 /// What to open, and how.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct UnlockOrder {
+    #[serde(with = "crate::path_json")]
     pub(crate) image: PathBuf,
+    #[serde(with = "crate::path_json::option")]
     pub(crate) header: Option<PathBuf>,
     pub(crate) read_only: bool,
     pub(crate) keyslot: Option<u32>,
@@ -301,6 +303,7 @@ mod tests {
 
     #[test]
     fn garbage_other_versions_and_oversized_messages_are_refused_by_name() {
+        let long = vec![b'x'; LINE_MAX_BYTES + 1];
         for (sent, said) in [
             (&b"hello\n"[..], "this is no message of version 1"),
             (b"{\"v\":2,\"verb\":\"status\"}\n", "version 2 is spoken, not 1"),
@@ -309,7 +312,7 @@ mod tests {
                 b"{\"v\":1,\"secret\":true,\"verb\":\"resume\"}\n\xff\xff\xff\xff",
                 "a secret of 4294967295 bytes is too long",
             ),
-            (&[b'x'; LINE_MAX_BYTES + 1], "a line of more than 65536 bytes"),
+            (&long, "a line of more than 65536 bytes"),
         ] {
             let (mut client, mut server) = pair();
             let sent = sent.to_vec();

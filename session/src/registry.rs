@@ -106,12 +106,15 @@ fn lock_within(file: &File, operation: FlockOperation, wait: Duration, path: &Pa
 /// What a server writes down once its volume is open, for whoever finds it dead.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Info {
+    #[serde(with = "crate::path_json")]
     pub(crate) image: PathBuf,
+    #[serde(with = "crate::path_json::option")]
     pub(crate) header: Option<PathBuf>,
     /// See [`identity`].
     pub(crate) identity: String,
     pub(crate) uuid: String,
     pub(crate) pid: i32,
+    #[serde(with = "crate::path_json")]
     pub(crate) device: PathBuf,
     pub(crate) backend: String,
     pub(crate) read_only: bool,

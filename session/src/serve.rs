@@ -256,7 +256,10 @@ fn unlock(
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let watch = || {
-            while !done.load(Ordering::Acquire) && !(wire.peer_is_gone() && server.abandon_derivation()) {
+            while !done.load(Ordering::Acquire) {
+                if wire.peer_is_gone() && server.abandon_derivation() {
+                    break;
+                }
                 std::thread::park_timeout(WATCH_EVERY);
             }
         };

@@ -44,12 +44,15 @@ pub struct Status {
     /// What is wrong and what to do, in words.
     pub problem: Option<String>,
     /// The image.
+    #[serde(with = "crate::path_json::option")]
     pub image: Option<PathBuf>,
     /// The detached header.
+    #[serde(with = "crate::path_json::option")]
     pub header: Option<PathBuf>,
     /// UUID of the container.
     pub uuid: Option<String>,
     /// The block device, or the file below FUSE.
+    #[serde(with = "crate::path_json::option")]
     pub device: Option<PathBuf>,
     /// `fuse` or `loop over fuse`.
     pub backend: Option<String>,
@@ -72,6 +75,7 @@ pub struct Status {
     /// When it was opened, in seconds since 1970.
     pub opened_unix_s: Option<u64>,
     /// Where it is mounted.
+    #[serde(with = "crate::path_json::list")]
     pub mount_points: Vec<PathBuf>,
     /// Protections that the system denied to the server.
     pub denied: Vec<String>,

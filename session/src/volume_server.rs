@@ -317,10 +317,8 @@ impl VolumeServer {
     /// Gives up a volume that was never announced, because its client is gone.
     pub(crate) fn give_up(&self) {
         let opening = matches!(self.view().status.state, State::Opening);
-        if opening {
-            if let Err(error) = self.stop() {
-                log::warn!("{error}");
-            }
+        if opening && let Err(error) = self.stop() {
+            log::warn!("{error}");
         }
     }
 
@@ -334,14 +332,17 @@ impl VolumeServer {
 
     /// Notices what happened behind our back.
     pub(crate) fn look_after(&self) {
-        if let Ok(work) = self.work.try_lock() {
-            if let Work::Open(open) = &*work {
-                let mut view = self.view();
-                if open.backend.is_gone() && view.problem.is_none() {
-                    log::error!("the FUSE mount was unmounted by somebody else");
-                    view.problem = Some("failed: reopen. Somebody unmounted the export, the device is gone".to_owned());
-                }
-            }
+        // Whoever holds it is about to find out by himself.
+        let Ok(work) = self.work.try_lock() else {
+            return;
+        };
+        let Work::Open(open) = &*work else {
+            return;
+        };
+        let mut view = self.view();
+        if open.backend.is_gone() && view.problem.is_none() {
+            log::error!("the FUSE mount was unmounted by somebody else");
+            view.problem = Some("failed: reopen. Somebody unmounted the export, the device is gone".to_owned());
         }
     }
 

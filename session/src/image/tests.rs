@@ -98,14 +98,14 @@ fn tags_find_the_device_that_has_them() {
     content.resize(1 << 20, 0);
     fs::write(&path, content).unwrap();
     let Some(device) = Loop::attach("tags_find_the_device_that_has_them", &path) else { return };
-    assert_eq!(resolve(&format!("UUID={uuid}")).unwrap(), device.0);
-    assert_eq!(resolve(&format!("UUID=\"{}\"", uuid.to_uppercase())).unwrap(), device.0);
-    assert_eq!(resolve(&format!("LABEL={label}")).unwrap(), device.0);
+    assert_eq!(resolve(format!("UUID={uuid}")).unwrap(), device.0);
+    assert_eq!(resolve(format!("UUID=\"{}\"", uuid.to_uppercase())).unwrap(), device.0);
+    assert_eq!(resolve(format!("LABEL={label}")).unwrap(), device.0);
     let none = resolve("UUID=5c1d9f0e-77aa-4c5c-9d1b-000000000000").unwrap_err();
     assert!(none.to_string().contains("no LUKS header"), "{none}");
 
     let second = Loop::attach("tags_find_the_device_that_has_them", &path).unwrap();
-    let several = resolve(&format!("UUID={uuid}")).unwrap_err();
+    let several = resolve(format!("UUID={uuid}")).unwrap_err();
     assert!(several.to_string().contains("several"), "{several}");
     drop(second);
     for bad in ["UUID=", "LABEL=", "UUID=../../null", "LABEL=.."] {
