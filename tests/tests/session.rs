@@ -371,7 +371,7 @@ fn after_a_lost_flush_every_write_fails_until_reopened() {
 
     let write = |byte: u8| -> std::io::Result<()> {
         let mut file = std::fs::File::options().write(true).open(&device)?;
-        file.write_all(&[byte; 65536])?;
+        file.write_all(&vec![byte; 65536])?;
         file.sync_all()
     };
     write(1).unwrap();
