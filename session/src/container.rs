@@ -4,7 +4,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use block::{Direct, FileDisk, LockError, OpenMode, UseLock};
-use luks::metadata::KeyslotId;
+use luks::metadata::segment::Segment;
+use luks::metadata::{KeyslotId, SegmentId};
 use luks::{Container, Error, Header, Limits, Purpose, SegmentMap, UnlockRequest, Volume, VolumeKey};
 use secret::Secret;
 
@@ -43,13 +44,16 @@ pub(crate) struct Opened {
     _use_lock: UseLock,
 }
 
-/// What makes a volume the same after a suspend: its UUID and the very digest that had accepted its key.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// What makes a volume the same after a suspend: its UUID, the very digest that had accepted its key, and where and how
+/// its bytes lie. A header is not authenticated: under a moved segment or another cipher the right passphrase would resume
+/// a mounted file system onto other bytes.
+#[derive(Clone, Debug, PartialEq)]
 struct Mark {
     uuid: String,
     digest: u32,
     salt: Option<String>,
     value: Option<String>,
+    segments: Vec<(SegmentId, Segment)>,
 }
 
 impl Mark {
@@ -60,7 +64,22 @@ impl Mark {
             digest: key.digest().0,
             salt: digest.and_then(|digest| digest.salt.clone()),
             value: digest.and_then(|digest| digest.digest.clone()),
+            segments: header.metadata().segments.iter().map(|(id, segment)| (id, segment.clone())).collect(),
         }
+    }
+
+    /// In words, what `other` has differently; nothing if it is the same volume.
+    fn difference(&self, other: &Mark) -> Option<String> {
+        if (&self.uuid, self.digest) != (&other.uuid, other.digest) {
+            return Some(format!(
+                "UUID {} and digest {}, suspended were {} and {}",
+                other.uuid, other.digest, self.uuid, self.digest
+            ));
+        }
+        if (&self.salt, &self.value) != (&other.salt, &other.value) {
+            return Some(format!("digest {} was made for another key", self.digest));
+        }
+        (self.segments != other.segments).then(|| "its segments lie elsewhere or have another cipher".to_owned())
     }
 }
 
@@ -110,15 +129,8 @@ impl Opened {
             drop(passphrase);
             Ok(unlocked)
         })?;
-        if mark != self.mark {
-            let what = format!(
-                "{} holds another volume now: UUID {} and digest {}, suspended were {} and {}",
-                self.order.image.display(),
-                mark.uuid,
-                mark.digest,
-                self.mark.uuid,
-                self.mark.digest
-            );
+        if let Some(difference) = self.mark.difference(&mark) {
+            let what = format!("{} holds another volume now: {difference}", self.order.image.display());
             return Err(Failure::new(FailureKind::OtherVolume, what));
         }
         self.volume.resume(map);
