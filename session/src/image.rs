@@ -1,6 +1,7 @@
 //! The image that a user names: found by path, UUID or label, and checked to be free before anything changes it.
 //!
-//! * [`resolve`] turns what was typed into one canonical path of a regular file or a block device.
+//! * [`resolve`] turns what was typed into one canonical path of a regular file or a block device; a UUID or label that two
+//!   devices have is refused.
 //! * [`check_not_in_use`] says who uses it: a mount, swap, a loop device on the same inode, a volume stacked on it, or
 //!   another server of ours. It is a question, not a claim: who goes on holds [`block::FileDisk::lock_use`], and opens
 //!   block devices exclusively.
@@ -26,6 +27,7 @@ const BY_LABEL: &str = "/dev/disk/by-label";
 const PARTITIONS: &str = "/proc/partitions";
 const SWAPS: &str = "/proc/swaps";
 const SYS_BLOCK: &str = "/sys/block";
+const SYS_CLASS_BLOCK: &str = "/sys/class/block";
 /// Block devices looked at for a UUID or a label.
 const MAX_DEVICES: usize = 4096;
 /// Loop devices looked at.
@@ -139,13 +141,12 @@ fn by_tag(
     if link.is_empty() || link.contains('/') || link.starts_with('.') {
         return Err(bad("is no tag that a header can have".to_owned()));
     }
-    if let Ok(path) = links.join(link).canonicalize() {
-        return Ok(path);
-    }
-    let found: Vec<PathBuf> = block_devices()?
-        .into_iter()
-        .filter(|path| first_sector(path).and_then(|sector| header_names(&sector)).is_some_and(|names| matches(&names)))
-        .collect();
+    // Whoever plugs in a disk chooses its UUID, and udev's link leads to the last comer: it is only one candidate.
+    let linked = links.join(link).canonicalize().ok();
+    let found = block_devices()?.into_iter().filter(|path| {
+        first_sector(path).and_then(|sector| header_names(&sector)).is_some_and(|names| matches(&names))
+    });
+    let found = without_carriers(Path::new(SYS_CLASS_BLOCK), found.chain(linked).collect());
     match found.as_slice() {
         [] => Err(bad("is the tag of no LUKS header on any block device that can be read here".to_owned())),
         [one] => Ok(one.clone()),
@@ -154,6 +155,20 @@ fn by_tag(
             Err(bad(format!("is the tag of several block devices: {}", names.join(", "))))
         }
     }
+}
+
+/// Each device once, and not those that only carry another one of them: a disk below its multipath or RAID 1 device shows
+/// the same header.
+fn without_carriers(sys: &Path, mut found: Vec<PathBuf>) -> Vec<PathBuf> {
+    found.sort();
+    found.dedup();
+    let name = |path: &Path| path.file_name().map(OsStr::to_owned).unwrap_or_default();
+    let names: Vec<_> = found.iter().map(|path| name(path)).collect();
+    found.retain(|path| {
+        let holders = sys.join(name(path)).join("holders");
+        !fs::read_dir(holders).into_iter().flatten().flatten().any(|holder| names.contains(&holder.file_name()))
+    });
+    found
 }
 
 fn block_devices() -> Result<Vec<PathBuf>, SessionError> {

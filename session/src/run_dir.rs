@@ -99,6 +99,8 @@ impl RunDir {
     /// # Errors
     /// As [`RunDir::open`].
     pub fn at(path: &Path) -> Result<RunDir, SessionError> {
+        // A slash at the end would lead through a symlink.
+        let path: &Path = &path.components().collect::<PathBuf>();
         let refused = |reason: String| SessionError::RunDirectory { path: path.to_path_buf(), reason };
         match DirBuilder::new().mode(0o700).create(path) {
             Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
@@ -299,7 +301,9 @@ mod tests {
         assert!(RunDir::at(&open).unwrap_err().to_string().contains("others may write to it (mode 777)"));
         let link = folder.path().join("link");
         std::os::unix::fs::symlink(folder.path(), &link).unwrap();
-        assert!(RunDir::at(&link).unwrap_err().to_string().contains("it is no directory"));
+        for link in [link.clone(), link.join(""), link.join(".")] {
+            assert!(RunDir::at(&link).unwrap_err().to_string().contains("it is no directory"), "{}", link.display());
+        }
         let fresh = folder.path().join("fresh");
         RunDir::at(&fresh).unwrap();
         assert_eq!(std::fs::metadata(&fresh).unwrap().mode() & 0o777, 0o700);

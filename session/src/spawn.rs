@@ -59,14 +59,19 @@ impl Spawned {
     }
 }
 
-/// The directories that programs are looked for in: the caller's and the system's.
+/// The directories that programs are looked for in: the caller's and the system's. Root takes the system's first, so that
+/// a PATH that came through sudo does not choose what runs as root; a relative directory is nobody's.
 pub(crate) fn search_path() -> OsString {
-    let mut path = std::env::var_os("PATH").unwrap_or_default();
-    if !path.is_empty() {
-        path.push(":");
-    }
-    path.push(SYSTEM_PATH);
-    path
+    path_of(std::env::var_os("PATH").unwrap_or_default(), rustix::process::geteuid().is_root())
+}
+
+fn path_of(callers: OsString, is_root: bool) -> OsString {
+    let callers: Vec<PathBuf> = std::env::split_paths(&callers).filter(|folder| folder.is_absolute()).collect();
+    let system = std::env::split_paths(SYSTEM_PATH);
+    let all: Vec<PathBuf> =
+        if is_root { system.chain(callers).collect() } else { callers.into_iter().chain(system).collect() };
+    // What was split at colons holds none.
+    std::env::join_paths(all).unwrap_or_else(|_| SYSTEM_PATH.into())
 }
 
 /// Starts the server of `entry`.
@@ -102,4 +107,17 @@ pub(crate) fn spawn(run: &RunDir, entry: &Entry, server: &ServerCommand) -> Resu
         .spawn()
         .map_err(SessionError::io("start", &server.program))?;
     Ok(Spawned { child: Some(child) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn root_looks_in_the_system_first_and_nobody_in_a_relative_folder() {
+        let callers = || OsString::from(":/opt/bin:.:relative:");
+        assert_eq!(path_of(callers(), true), *format!("{SYSTEM_PATH}:/opt/bin"));
+        assert_eq!(path_of(callers(), false), *format!("/opt/bin:{SYSTEM_PATH}"));
+        assert_eq!(path_of(OsString::new(), false), *SYSTEM_PATH);
+    }
 }

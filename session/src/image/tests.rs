@@ -114,6 +114,40 @@ fn tags_find_the_device_that_has_them() {
 }
 
 #[test]
+fn a_link_of_udev_does_not_choose_between_two_devices_with_one_uuid() {
+    let test = "a_link_of_udev_does_not_choose_between_two_devices_with_one_uuid";
+    let folder = folder();
+    let (ours, evil) = (image(&folder, "ours"), image(&folder, "evil"));
+    let uuid = "5c1d9f0e-77aa-4c5c-9d1b-0a5f6e2b7c12";
+    let mut content = luks_sector(2, uuid, "").to_vec();
+    content.resize(1 << 20, 0);
+    fs::write(&ours, &content).unwrap();
+    fs::write(&evil, &content).unwrap();
+    let Some(ours) = Loop::attach(test, &ours) else { return };
+    let links = folder.path().join("by-uuid");
+    fs::create_dir(&links).unwrap();
+    symlink(&ours.0, links.join(uuid)).unwrap();
+    let found = || by_tag("UUID", &links, uuid, |header| header.uuid == uuid);
+    assert_eq!(found().unwrap(), ours.0);
+    let evil = Loop::attach(test, &evil).unwrap();
+    let refused = found().unwrap_err().to_string();
+    assert!(refused.contains("several") && refused.contains(evil.0.to_str().unwrap()), "{refused}");
+}
+
+#[test]
+fn a_disk_below_its_raid_is_not_another_device() {
+    let folder = folder();
+    let devices = |names: &[&str]| names.iter().map(|name| Path::new("/dev").join(name)).collect::<Vec<_>>();
+    fs::create_dir_all(folder.path().join("sda1/holders/md0")).unwrap();
+    fs::create_dir_all(folder.path().join("sdb1/holders/md0")).unwrap();
+    fs::create_dir_all(folder.path().join("md0/holders/dm-3")).unwrap();
+    let found = devices(&["sdb1", "md0", "sda1", "md0"]);
+    assert_eq!(without_carriers(folder.path(), found), devices(&["md0"]));
+    let apart = devices(&["sda1", "sdc1"]);
+    assert_eq!(without_carriers(folder.path(), apart.clone()), apart);
+}
+
+#[test]
 fn labels_are_escaped_as_udev_does() {
     assert_eq!(udev_escaped("plain-1.2_x"), "plain-1.2_x");
     assert_eq!(udev_escaped("a b/c\\"), "a\\x20b\\x2fc\\x5c");
