@@ -1,8 +1,10 @@
 //! The two streams: data to stdout, words to stderr. A reader that went away (`luksctl dump … | head`) is no error.
 
 use std::io::{IsTerminal as _, Write as _};
+use std::path::Path;
 
 use serde::Serialize;
+use session::PathJson;
 
 use crate::failure::Failure;
 
@@ -27,6 +29,11 @@ pub(crate) fn json<T: Serialize>(value: &T) -> Result<(), Failure> {
     let text = serde_json::to_string_pretty(value)
         .map_err(|error| Failure::wrong(format!("turning the report into JSON: {error}")))?;
     line(&text)
+}
+
+/// A path for a report: `json!` would panic at a name that is not UTF-8.
+pub(crate) fn path(path: &Path) -> PathJson<'_> {
+    PathJson(path)
 }
 
 /// Says something to the person: one line on stderr. Nobody can be told when that fails.

@@ -95,7 +95,7 @@ pub(crate) fn run(args: &CopyInArgs, common: &Common) -> Result<Code, Failure> {
     }
     if args.report.json {
         output::json(
-            &json!({ "image": image.path(), "file": args.file, "offset_bytes": start.0, "copied_bytes": copied.0 }),
+            &json!({ "image": output::path(image.path()), "file": output::path(&args.file), "offset_bytes": start.0, "copied_bytes": copied.0 }),
         )?;
     } else if !common.batch_mode {
         output::words(&format!("Copied {copied} in."));

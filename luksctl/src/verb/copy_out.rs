@@ -90,7 +90,9 @@ pub(crate) fn run(args: &CopyOutArgs, common: &Common) -> Result<Code, Failure> 
     }
     drop(progress);
     if args.report.json {
-        output::json(&json!({ "image": image.path(), "file": args.file, "copied_bytes": end.0 - start.0 }))?;
+        output::json(
+            &json!({ "image": output::path(image.path()), "file": output::path(&args.file), "copied_bytes": end.0 - start.0 }),
+        )?;
     } else if !common.batch_mode {
         output::words(&format!("Copied {} out.", Bytes(end.0 - start.0)));
     }

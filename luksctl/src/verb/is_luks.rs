@@ -38,10 +38,10 @@ pub(crate) fn run(args: &IsLuksArgs, common: &Common) -> Result<Code, Failure> {
     if args.report.json {
         output::json(&match &found {
             Ok(header) => json!({
-                "image": image.path(), "luks": true, "version": 2, "uuid": header.uuid(),
+                "image": output::path(image.path()), "luks": true, "version": 2, "uuid": header.uuid(),
                 "healthy": header.health().is_healthy(), "advice": header.health().advice(),
             }),
-            Err(error) => json!({ "image": image.path(), "luks": false, "reason": error.to_string() }),
+            Err(error) => json!({ "image": output::path(image.path()), "luks": false, "reason": error.to_string() }),
         })?;
     } else if let Err(error) = &found
         && common.verbose

@@ -55,7 +55,9 @@ pub(crate) fn run(args: &LabelArgs, _common: &Common) -> Result<Code, Failure> {
     };
     if args.report.json {
         let given = |text: &String| Some(text.clone()).filter(|text| !text.is_empty());
-        output::json(&json!({ "image": path, "label": given(&label_now), "subsystem": given(&subsystem_now) }))?;
+        output::json(
+            &json!({ "image": output::path(&path), "label": given(&label_now), "subsystem": given(&subsystem_now) }),
+        )?;
     } else if label.is_none() && args.subsystem.is_none() {
         output::line(&format!("Label:     {}", shown(&label_now, "(no label)")))?;
         output::line(&format!("Subsystem: {}", shown(&subsystem_now, "(no subsystem)")))?;

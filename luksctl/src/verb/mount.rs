@@ -56,7 +56,7 @@ pub(crate) fn run(args: &MountArgs, common: &Common) -> Result<Code, Failure> {
     let mounted = session::mount_image(&super::run_dir()?, &request, &args.folder, &options, &mut source, &server)
         .map_err(Failure::of_session)?;
     if args.report.json {
-        output::json(&json!({ "image": args.target.image, "mounted": mounted }))?;
+        output::json(&json!({ "image": output::path(&args.target.image), "mounted": mounted }))?;
     } else {
         output::line(&mounted.directory.display().to_string())?;
     }

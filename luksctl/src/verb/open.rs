@@ -69,7 +69,7 @@ pub(crate) fn run(args: &OpenArgs, common: &Common) -> Result<Code, Failure> {
     let opened = session::open(&super::run_dir()?, &request, &mut source, &ServerCommand::this_program())
         .map_err(Failure::of_session)?;
     if args.report.json {
-        output::json(&json!({ "image": args.target.image, "opened": opened }))?;
+        output::json(&json!({ "image": output::path(&args.target.image), "opened": opened }))?;
     } else {
         output::line(&opened.device.display().to_string())?;
     }

@@ -58,7 +58,7 @@ fn show(args: &RepairArgs, image: &Image, plan: &RepairPlan, repaired: bool) -> 
     }
     let rewrite = plan.rewrite.as_ref();
     output::json(&json!({
-        "image": image.path(),
+        "image": output::path(image.path()),
         "needs_repair": rewrite.is_some() && !repaired,
         "repaired": repaired,
         "source": plan.source.to_string(),

@@ -46,7 +46,7 @@ pub(crate) fn run(args: &UuidArgs, common: &Common) -> Result<Code, Failure> {
         }
     };
     if args.report.json {
-        output::json(&json!({ "image": path, "uuid": uuid }))?;
+        output::json(&json!({ "image": output::path(&path), "uuid": uuid }))?;
     } else if args.uuid.is_none() {
         output::line(&uuid)?;
     }

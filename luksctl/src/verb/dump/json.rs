@@ -17,7 +17,7 @@ pub(super) fn of(image: &Path, header: &Header) -> Value {
         .map(|(id, token)| json!({ "id": id.0, "type": token.type_name, "keyslots": numbers(&token.keyslots) }))
         .collect();
     json!({
-        "image": image,
+        "image": crate::output::path(image),
         "version": 2,
         "epoch": header.seqid(),
         "uuid": header.uuid(),

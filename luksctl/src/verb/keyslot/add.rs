@@ -67,7 +67,7 @@ pub(crate) fn run(args: &AddArgs, _common: &Common) -> Result<Code, Failure> {
         .keyslot_add(&system.env(), &key, &passphrase, &new)
         .map_err(|error| Failure::of_luks(image.path(), error))?;
     if args.report.json {
-        output::json(&json!({ "image": image.path(), "keyslot": id.0 }))?;
+        output::json(&json!({ "image": output::path(image.path()), "keyslot": id.0 }))?;
     } else {
         output::words(&format!("Keyslot {id} added and proven."));
     }

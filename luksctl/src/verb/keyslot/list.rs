@@ -29,7 +29,7 @@ pub(crate) fn run(args: &ListArgs, _common: &Common) -> Result<Code, Failure> {
     let metadata = header.metadata();
     if args.report.json {
         let slots: Vec<Value> = metadata.keyslots.iter().map(|(id, slot)| in_json(metadata, id, slot)).collect();
-        output::json(&json!({ "image": image.path(), "keyslots": slots }))?;
+        output::json(&json!({ "image": output::path(image.path()), "keyslots": slots }))?;
         return Ok(Code::Success);
     }
     let mut table = Table::new();

@@ -53,7 +53,7 @@ pub(crate) fn passphrase(
     let (key, _passphrase) = unlock::unlock(&image, &container, &ask, source)?;
     let keyslot = key.keyslot().map(|id| id.0);
     if report.json {
-        output::json(&json!({ "image": image.path(), "unlocks": true, "keyslot": keyslot }))?;
+        output::json(&json!({ "image": output::path(image.path()), "unlocks": true, "keyslot": keyslot }))?;
     } else if let Some(id) = keyslot.filter(|_| common.verbose) {
         output::words(&format!("Key slot {id} unlocked."));
     }
