@@ -4,6 +4,8 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use block::{BlockErrorKind, BlockIo};
 use export::fuse::{ExportError, FuseExport, FuseOptions, serve};
@@ -13,6 +15,11 @@ use crate::{Failure, FailureKind, busy};
 
 /// Name of the file below FUSE.
 const DISK_FILE: &str = "disk";
+/// udev, a file manager or `losetup -a` looks at a device and goes on.
+const PASSER_BY_WAIT: Duration = Duration::from_secs(2);
+/// The loop driver lets go of its file after it has answered, and somebody may look at the file at that moment.
+const RELEASE_WAIT: Duration = Duration::from_secs(15);
+const POLL: Duration = Duration::from_millis(20);
 
 /// What the device is to be like.
 pub(crate) struct BackendOptions {
@@ -75,8 +82,19 @@ impl Backend {
         self.export.has_ended()
     }
 
-    /// Who uses the device, in words; empty if nobody does.
+    /// Who uses the device, in words; empty if nobody does. Who only passes by is waited for.
     pub(crate) fn users(&self) -> Vec<String> {
+        let until = Instant::now() + PASSER_BY_WAIT;
+        loop {
+            let users = self.users_now();
+            if users.is_empty() || Instant::now() >= until || busy::is_mounted(self.device()) {
+                return users;
+            }
+            sleep(POLL);
+        }
+    }
+
+    fn users_now(&self) -> Vec<String> {
         let mut users = busy::users(self.device(), None);
         if let Some(device) = &self.loop_device {
             users.extend(busy::users(self.export.file_path(), Some(device)));
@@ -93,7 +111,7 @@ impl Backend {
             detach(device)?;
             self.loop_device = None;
         }
-        match self.export.unmount() {
+        match self.unmount() {
             Ok(()) => Ok(None),
             Err(ExportError::FinalFlush { source, .. }) if source.kind == BlockErrorKind::Suspended => Ok(None),
             Err(error @ ExportError::FinalFlush { .. }) => Ok(Some(error.to_string())),
@@ -104,6 +122,18 @@ impl Backend {
                 Ok(None)
             }
             Err(error) => Err(Failure::new(FailureKind::Fuse, error.to_string())),
+        }
+    }
+
+    /// Unmounts the export. The device above it is gone already, so there is no way back that leaves a working volume:
+    /// whoever still holds the file for a moment is waited for.
+    fn unmount(&self) -> Result<(), ExportError> {
+        let until = Instant::now() + RELEASE_WAIT;
+        loop {
+            match self.export.unmount() {
+                Err(ExportError::Busy { .. }) if Instant::now() < until => sleep(POLL),
+                other => return other,
+            }
         }
     }
 }

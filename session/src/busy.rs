@@ -32,6 +32,11 @@ pub(crate) fn users(device: &Path, ours: Option<&Path>) -> Vec<String> {
     users
 }
 
+/// Whether a file system on `device` is mounted, as far as this mount namespace shows.
+pub(crate) fn is_mounted(device: &Path) -> bool {
+    !mounted(device).is_empty()
+}
+
 fn mounted(device: &Path) -> Vec<String> {
     let points = mount_table::points_of_device(device).unwrap_or_default();
     points.iter().map(|point| format!("mounted on {}", point.display())).collect()
