@@ -5,15 +5,15 @@
 
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::print_stderr, clippy::panic)]
 
-use std::fs::{self, File};
-use std::io::Write as _;
+use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 
-use block::{BlockError, BlockErrorKind, BlockIo, Bytes, Direct, FileDisk, Geometry, MemDisk, OpenMode};
+use block::{BlockError, BlockErrorKind, BlockIo, Bytes, Geometry, MemDisk};
 use dmsetup::LoopOptions;
 use export::fuse::{FuseExport, FuseOptions, PunchHole, serve};
+use promises::disk_model::{compare, make_tree, try_run};
 use promises::skip;
 
 const BLOCK: u64 = 4096;
@@ -127,32 +127,9 @@ impl Drop for Stack {
     }
 }
 
-fn try_run(command: &mut Command) -> Output {
-    command.stdin(Stdio::null()).output().unwrap()
-}
-
 fn run(command: &mut Command) {
     let output = try_run(command);
     assert!(output.status.success(), "{command:?}: {output:?}");
-}
-
-fn xorshift(state: &mut u64) -> u64 {
-    *state ^= *state << 13;
-    *state ^= *state >> 7;
-    *state ^= *state << 17;
-    *state
-}
-
-/// `count` files of up to 4 KiB in 100 folders.
-fn make_tree(root: &Path, count: u64) {
-    let mut state = 0x5eed_0001;
-    for index in 0..count {
-        let folder = root.join(format!("folder-{}", index % 100));
-        fs::create_dir_all(&folder).unwrap();
-        let len = usize::try_from(xorshift(&mut state) % 4096).unwrap();
-        let content: Vec<u8> = state.to_le_bytes().iter().copied().cycle().take(len).collect();
-        File::create(folder.join(format!("file-{index}"))).unwrap().write_all(&content).unwrap();
-    }
 }
 
 #[test]
@@ -174,64 +151,12 @@ fn ten_thousand_unpacked_files_are_whole_and_fsck_is_clean() {
     stack.end();
 }
 
-/// Zeroes or discards a range with one of the tools; whether it said that it did.
-fn change(device: &Path, tool: u64, start: u64, len: u64) -> bool {
-    let (start, len) = (start.to_string(), len.to_string());
-    let (program, first, must) = match tool {
-        0 => ("fallocate", Some("-p"), false),
-        1 => ("fallocate", Some("-z"), true),
-        2 => ("blkdiscard", None, false),
-        // The kernel writes zeros itself where the device cannot.
-        _ => ("blkdiscard", Some("-z"), true),
-    };
-    let mut command = Command::new(program);
-    command.args(first).args(["-o", &start, "-l", &len]).arg(device);
-    let output = try_run(&mut command);
-    assert!(output.status.success() || !must, "{command:?}: {output:?}");
-    output.status.success()
-}
-
-/// Random writes and zeroings against a model: ranges zeroed, or the first difference.
-fn model_run(stack: &Stack, size: u64, seed: u64) -> Result<u32, String> {
-    let mode = OpenMode { read_only: false, direct: Direct::Always, exclusive: false };
-    let disk = FileDisk::open(&stack.device, &mode).unwrap();
-    let mut model = vec![0_u8; usize::try_from(size).unwrap()];
-    // What was never written reads as noise on this disk.
-    disk.write_at(Bytes(0), &model, false).unwrap();
-    let mut state = seed;
-    let mut zeroed = 0;
-    for round in 0..120 {
-        let start = xorshift(&mut state) % (size / BLOCK) * BLOCK;
-        let most = if xorshift(&mut state).is_multiple_of(4) { size / BLOCK } else { 64 };
-        let len = ((1 + xorshift(&mut state) % most) * BLOCK).min(size - start);
-        let range = usize::try_from(start).unwrap()..usize::try_from(start + len).unwrap();
-        if xorshift(&mut state).is_multiple_of(2) {
-            let word = state.to_le_bytes();
-            for (byte, value) in model[range.clone()].iter_mut().zip(word.iter().cycle()) {
-                *byte = *value;
-            }
-            disk.write_at(Bytes(start), &model[range], false).unwrap();
-        } else if change(&stack.device, xorshift(&mut state) % 4, start, len) {
-            model[range].fill(0);
-            zeroed += 1;
-        }
-        let mut seen = vec![0xEE; model.len()];
-        disk.read_at(Bytes(0), &mut seen).unwrap();
-        let wrong = seen.iter().zip(&model).position(|(seen, expected)| seen != expected);
-        if let Some(place) = wrong {
-            return Err(format!("byte {place} is wrong (seed {seed:#x}, round {round})"));
-        }
-    }
-    disk.flush().unwrap();
-    Ok(zeroed)
-}
-
 #[test]
 fn zeroing_punching_and_discarding_never_read_back_wrong() {
     let test = "zeroing_punching_and_discarding_never_read_back_wrong";
     for (punch_hole, seed) in [(PunchHole::WriteZeroes, 0x5eed_0002), (PunchHole::Refuse, 0x5eed_0003)] {
         let Some(stack) = Stack::build(test, Scrambled::new(Bytes(8 << 20)), punch_hole) else { return };
-        let zeroed = model_run(&stack, 8 << 20, seed).unwrap();
+        let zeroed = compare(&stack.device, 8 << 20, BLOCK, seed).unwrap();
         assert!(zeroed >= 10, "{punch_hole:?}: only {zeroed} ranges were zeroed, the test proves nothing");
         stack.end();
     }
@@ -241,7 +166,7 @@ fn zeroing_punching_and_discarding_never_read_back_wrong() {
 fn a_punched_hole_would_be_noticed() {
     let disk = Scrambled { punches: true, ..Scrambled::new(Bytes(8 << 20)) };
     let Some(stack) = Stack::build("a_punched_hole_would_be_noticed", disk, PunchHole::WriteZeroes) else { return };
-    model_run(&stack, 8 << 20, 0x5eed_0004).unwrap_err();
+    compare(&stack.device, 8 << 20, BLOCK, 0x5eed_0004).unwrap_err();
     stack.end();
 }
 
