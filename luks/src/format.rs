@@ -59,6 +59,9 @@ pub struct FormatParams {
     pub sector_size: Option<u32>,
     /// Key derivation of the first keyslot.
     pub kdf: NewKdf,
+    /// How slow the digest of the volume key is to check; as the keyslot if `None`: measured where that is measured,
+    /// minimal where its cost is forced or given.
+    pub digest: Option<DigestCost>,
     /// Hash of the anti-forensic splitter and the digest.
     pub hash: String,
     /// Id of the first keyslot.
@@ -88,6 +91,7 @@ impl Default for FormatParams {
             key_size_bits: None,
             sector_size: None,
             kdf: NewKdf::Calibrate(KdfChoice::Argon2id, KdfCost::default()),
+            digest: None,
             hash: "sha256".to_owned(),
             keyslot: KeyslotId(0),
             keyslot_encryption: None,
@@ -167,7 +171,7 @@ fn first_keyslot(env: &Env<'_>, params: &FormatParams, plan: &FormatPlan) -> Res
 /// The metadata without a keyslot: one segment, one digest of the volume key.
 fn first_metadata(env: &Env<'_>, params: &FormatParams, plan: &FormatPlan, key: &Secret) -> Result<Metadata, Error> {
     let measured = matches!(params.kdf, NewKdf::Calibrate(_, KdfCost { effort: Effort::IterTime { .. }, .. }));
-    let cost = if measured { DigestCost::Measured } else { DigestCost::Minimal };
+    let cost = params.digest.unwrap_or(if measured { DigestCost::Measured } else { DigestCost::Minimal });
     let mut digest = make_digest(env, cost, plan.hash, key)?;
     digest.segments.push(SegmentId(0));
     let segment = Segment {

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use block::{Bytes, Sectors};
 use clap::Args;
 use luks::KeyslotId;
+use luks::digest_check::DigestCost;
 use luks::format::{FormatParams, FormatPlan, NewKdf, format, plan};
 use serde_json::{Value, json};
 use session::SystemEnv;
@@ -134,6 +135,10 @@ fn params(args: &FormatArgs) -> Result<FormatParams, Failure> {
         cipher: args.cipher.clone(),
         key_size_bits: args.key_size,
         sector_size: args.sector_size,
+        digest: Some(match args.kdf.pbkdf_force_iterations {
+            None => DigestCost::Measured,
+            Some(_) => DigestCost::Minimal,
+        }),
         hash: args.kdf.hash.clone(),
         keyslot: KeyslotId(args.key_slot),
         keyslot_encryption: kdf::keyslot_encryption(&args.kdf),
@@ -166,8 +171,8 @@ fn show(args: &FormatArgs, plan: &FormatPlan, uuid: Option<String>) -> Result<Co
 
 fn in_json(args: &FormatArgs, plan: &FormatPlan, uuid: Option<String>) -> Value {
     json!({
-        "image": args.target.image,
-        "header": args.target.header,
+        "image": output::path(&args.target.image),
+        "header": args.target.header.as_deref().map(output::path),
         "written": uuid.is_some(),
         "uuid": uuid.as_ref().or(plan.uuid.as_ref()),
         "label": plan.label,
