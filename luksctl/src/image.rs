@@ -35,7 +35,8 @@ impl Image {
     /// Opens the files that `target` names.
     pub(crate) fn open(target: &TargetArgs, access: Access) -> Result<Image, Failure> {
         let path = resolve(&target.image)?;
-        let data = Arc::new(open_disk(&path, access == Access::Read || only_header(target, access))?);
+        let read_only = access == Access::Read || only_header(target, access);
+        let data = Arc::new(open_with(&path, read_only, access == Access::ChangeData)?);
         let header = match &target.header {
             None => Arc::clone(&data),
             Some(header) => Arc::new(open_disk(&resolve(header)?, access == Access::Read)?),
@@ -112,9 +113,14 @@ fn only_header(target: &TargetArgs, access: Access) -> bool {
     access == Access::ChangeHeader && target.header.is_some()
 }
 
-/// Opens one file or device.
+/// Opens one file or device, which others may use as well.
 pub(crate) fn open_disk(path: &Path, read_only: bool) -> Result<FileDisk, Failure> {
-    let mode = OpenMode { read_only, direct: Direct::Never, exclusive: false };
+    open_with(path, read_only, false)
+}
+
+/// Opens one file or device; `exclusive` refuses a block device that is mounted or held by another.
+fn open_with(path: &Path, read_only: bool, exclusive: bool) -> Result<FileDisk, Failure> {
+    let mode = OpenMode { read_only, direct: Direct::Never, exclusive };
     let disk = FileDisk::open(path, &mode).map_err(|error| Failure::of_block_open(path, &error))?;
     log::info!("{}: {}", path.display(), disk.geometry().size);
     Ok(disk)

@@ -1,6 +1,6 @@
 //! Where the libraries' warnings go: stderr, prefixed like our own words. Warnings always, everything else with `-v`.
 
-use log::{LevelFilter, Log, Metadata, Record};
+use log::{Level, LevelFilter, Log, Metadata, Record};
 
 struct Stderr;
 
@@ -11,7 +11,13 @@ impl Log for Stderr {
 
     fn log(&self, record: &Record<'_>) {
         if self.enabled(record.metadata()) {
-            let level = record.level().as_str().to_ascii_lowercase();
+            let level = match record.level() {
+                Level::Error => "error",
+                Level::Warn => "warning",
+                Level::Info => "info",
+                Level::Debug => "debug",
+                Level::Trace => "trace",
+            };
             crate::output::words(&format!("luksctl: {level}: {}", record.args()));
         }
     }

@@ -23,7 +23,13 @@ impl PartFile {
         if target.is_dir() {
             return Err(Failure::wrong(format!("{}: is a folder", target.display())).with_hint("name a file in it"));
         }
-        if !force && target.symlink_metadata().is_ok() {
+        let found = target.symlink_metadata();
+        // A rename would replace the node itself: a pipe, a device or a socket is written to by the shell.
+        if found.as_ref().is_ok_and(|found| !found.is_file() && !found.is_symlink()) {
+            return Err(Failure::wrong(format!("{}: is no regular file", target.display()))
+                .with_hint(format!("write to standard output instead: `… - > {}`", target.display())));
+        }
+        if !force && found.is_ok() {
             return Err(Failure::busy(format!("{}: exists already", target.display()))
                 .with_hint("choose another name, or add --force to replace it"));
         }
