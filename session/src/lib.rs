@@ -39,6 +39,7 @@ mod volume_server;
 pub use close::{CloseOptions, CloseReport, close};
 pub use env::SystemEnv;
 pub use error::{Failure, FailureKind, SessionError};
+pub use inherited::keep_from_children;
 pub use mount::{MountOptions, MountReport, UmountReport, mount, mount_image, name_for_image, umount};
 pub use open::{OpenReport, OpenRequest, open};
 pub use path_json::PathJson;

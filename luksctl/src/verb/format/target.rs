@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use block::signature::Signature;
 use block::{BlockError, BlockErrorKind, BlockIo as _, Bytes, Direct, FileDisk, Geometry, OpenMode, UseLock};
 use luks::Error;
 use luks::format::FormatPlan;
@@ -32,6 +33,8 @@ struct Target {
     path: PathBuf,
     /// Open for reading only; nothing if it does not exist.
     found: Option<FileDisk>,
+    /// What it held when it was looked at.
+    holds: Vec<Signature>,
 }
 
 /// Data and, where it lies apart, header.
@@ -91,10 +94,12 @@ impl Targets {
     /// Makes or grows the files and opens them for writing, in use by nobody else.
     pub(super) fn make(self, plan: &FormatPlan, interrupt: &Interrupt) -> Result<Made, Failure> {
         let mut undo = Undo { created: Vec::new(), grown: Vec::new(), interrupt: interrupt.clone(), armed: true };
-        let data = Arc::new(self.data.make(self.wanted.size, self.wanted.sparse, &mut undo)?);
+        let data = Arc::new(self.data.make(self.wanted.size, self.wanted, &mut undo)?);
         let header = match self.header {
             None => Arc::clone(&data),
-            Some(header) => Arc::new(header.make(Some(plan.header_size()), false, &mut undo)?),
+            Some(header) => {
+                Arc::new(header.make(Some(plan.header_size()), Wanted { sparse: false, ..self.wanted }, &mut undo)?)
+            }
         };
         let mut locks = vec![lock(&data)?];
         if !Arc::ptr_eq(&data, &header) {
@@ -108,11 +113,12 @@ impl Target {
     fn look(named: &Path) -> Result<Target, Failure> {
         let plain = !named.to_string_lossy().contains('=');
         if plain && matches!(named.symlink_metadata(), Err(error) if error.kind() == std::io::ErrorKind::NotFound) {
-            return Ok(Target { path: named.to_owned(), found: None });
+            return Ok(Target { path: named.to_owned(), found: None, holds: Vec::new() });
         }
         let path = image::resolve(named)?;
-        let found = Some(image::open_disk(&path, true)?);
-        Ok(Target { path, found })
+        let disk = image::open_disk(&path, true)?;
+        let holds = probe(&path, &disk)?;
+        Ok(Target { path, found: Some(disk), holds })
     }
 
     fn geometry(&self) -> Geometry {
@@ -132,8 +138,7 @@ impl Target {
         let Some(disk) = &self.found else { return Ok(()) };
         occupied::refuse(&self.path)?;
         let shown = self.path.display();
-        let found = block::signature::probe(disk).map_err(|error| Failure::of_block(&self.path, &error))?;
-        let holds = occupied::words(&found);
+        let holds = occupied::words(&self.holds);
         if !ask {
             if let Some(words) = holds.filter(|_| !force) {
                 output::words(&format!("luksctl: warning: {shown} holds {words}; formatting it needs --force"));
@@ -160,12 +165,28 @@ impl Target {
         std::fs::metadata(&self.path).is_ok_and(|found| found.is_file() && found.blocks() == NOTHING_ALLOCATED)
     }
 
+    /// Opens for writing what was looked at. A person typed a passphrase in between, which is time enough for another file
+    /// to stand there, or another content in it, than the one that may be destroyed.
+    fn open_again(&self, found: &FileDisk, mode: &OpenMode, force: bool) -> Result<FileDisk, Failure> {
+        occupied::refuse(&self.path)?;
+        let disk = FileDisk::open(&self.path, mode).map_err(|error| Failure::of_block_open(&self.path, &error))?;
+        let same = (disk.identity(), disk.rdev()) == (found.identity(), found.rdev());
+        if !same || (!force && probe(&self.path, &disk)? != self.holds) {
+            return Err(Failure::busy(format!(
+                "{}: changed in the meantime; nothing was written",
+                self.path.display()
+            ))
+            .with_hint("run the same command again to look at what is there now"));
+        }
+        Ok(disk)
+    }
+
     /// Opens it for writing, at least `size` long.
-    fn make(self, size: Option<Bytes>, sparse: bool, undo: &mut Undo) -> Result<FileDisk, Failure> {
+    fn make(self, size: Option<Bytes>, wanted: Wanted, undo: &mut Undo) -> Result<FileDisk, Failure> {
         let mode = OpenMode { read_only: false, direct: Direct::Never, exclusive: true };
         let failed = |error: BlockError| Failure::of_block_open(&self.path, &error);
         let disk = match &self.found {
-            Some(_) => FileDisk::open(&self.path, &mode).map_err(failed)?,
+            Some(found) => self.open_again(found, &mode, wanted.force)?,
             None => {
                 undo.interrupt.remove_on_signal(&self.path);
                 let disk = FileDisk::create_new(&self.path, &mode).map_err(failed)?;
@@ -178,7 +199,7 @@ impl Target {
         if self.found.is_some() {
             undo.grown.push((disk.clone(), length));
         }
-        let resized = if sparse { disk.set_len(size) } else { disk.preallocate(size) };
+        let resized = if wanted.sparse { disk.set_len(size) } else { disk.preallocate(size) };
         match resized {
             Ok(()) => Ok(disk),
             Err(error) if error.kind == BlockErrorKind::Unsupported => {
@@ -246,6 +267,10 @@ impl Drop for Undo {
             }
         }
     }
+}
+
+fn probe(path: &Path, disk: &FileDisk) -> Result<Vec<Signature>, Failure> {
+    block::signature::probe(disk).map_err(|error| Failure::of_block(path, &error))
 }
 
 fn lock(disk: &FileDisk) -> Result<UseLock, Failure> {
