@@ -12,6 +12,7 @@ use session::{FailureKind, SessionError};
 
 use crate::args::Common;
 use crate::failure::Failure;
+use crate::terminal;
 
 /// How the program ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,9 +76,9 @@ pub(crate) fn report(common: &Common, result: Result<Code, Failure>) -> Code {
     let code = match result {
         Ok(code) => code,
         Err(failure) => {
-            crate::output::words(&format!("luksctl: {}", failure.message()));
+            crate::output::words(&format!("luksctl: {}", terminal::plain(failure.message())));
             if let Some(hint) = failure.hint() {
-                crate::output::words(&format!("hint: {hint}"));
+                crate::output::words(&format!("hint: {}", terminal::plain(hint)));
             }
             failure.code()
         }

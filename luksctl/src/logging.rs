@@ -2,6 +2,8 @@
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
 
+use crate::terminal;
+
 struct Stderr;
 
 impl Log for Stderr {
@@ -18,7 +20,7 @@ impl Log for Stderr {
                 Level::Debug => "debug",
                 Level::Trace => "trace",
             };
-            crate::output::words(&format!("luksctl: {level}: {}", record.args()));
+            crate::output::words(&format!("luksctl: {level}: {}", terminal::plain(&record.args().to_string())));
         }
     }
 

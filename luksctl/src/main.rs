@@ -18,6 +18,7 @@ mod output;
 mod part_file;
 mod progress;
 mod size;
+mod terminal;
 mod unlock;
 mod verb;
 

@@ -7,10 +7,11 @@ use serde::Serialize;
 use session::PathJson;
 
 use crate::failure::Failure;
+use crate::terminal;
 
-/// Writes one line of data to stdout.
+/// Writes one line of data to stdout, without what a terminal would obey.
 pub(crate) fn line(text: &str) -> Result<(), Failure> {
-    data(format!("{text}\n").as_bytes())
+    data(format!("{}\n", terminal::plain(text)).as_bytes())
 }
 
 /// Writes data to stdout as it is.
@@ -28,7 +29,7 @@ pub(crate) fn data(bytes: &[u8]) -> Result<(), Failure> {
 pub(crate) fn json<T: Serialize>(value: &T) -> Result<(), Failure> {
     let text = serde_json::to_string_pretty(value)
         .map_err(|error| Failure::wrong(format!("turning the report into JSON: {error}")))?;
-    line(&text)
+    data(format!("{}\n", terminal::plain_json(&text)).as_bytes())
 }
 
 /// A path for a report: `json!` would panic at a name that is not UTF-8.
@@ -36,10 +37,10 @@ pub(crate) fn path(path: &Path) -> PathJson<'_> {
     PathJson(path)
 }
 
-/// Says something to the person: one line on stderr. Nobody can be told when that fails.
+/// Says something to the person on stderr, without what a terminal would obey. Nobody can be told when that fails.
 pub(crate) fn words(text: &str) {
     let mut stderr = std::io::stderr().lock();
-    let written = writeln!(stderr, "{text}");
+    let written = writeln!(stderr, "{}", terminal::plain_lines(text));
     drop(written);
 }
 

@@ -76,7 +76,8 @@ impl Log for LogFile {
         }
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let mut line = format!("{}.{:03} {} {}", now.as_secs(), now.subsec_millis(), record.level(), record.args());
-        line = line.replace('\n', " ");
+        // Names from a header or of a file: who reads the log does so on a terminal.
+        line = line.chars().map(|symbol| if symbol.is_control() { ' ' } else { symbol }).collect();
         if line.len() > LINE_MAX_BYTES {
             let cut = (0..=LINE_MAX_BYTES).rev().find(|at| line.is_char_boundary(*at)).unwrap_or(0);
             line.truncate(cut);

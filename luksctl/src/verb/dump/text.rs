@@ -4,6 +4,7 @@
 
 use luks::{Header, Kdf, Keyslot, KeyslotId, KeyslotKind, Metadata, Segment, SegmentSize};
 
+use crate::terminal;
 use crate::verb::keyslot::list;
 
 /// AF stripes are fixed, whatever the header says.
@@ -155,7 +156,7 @@ fn or_none(text: &str, none: &str) -> String {
     if text.is_empty() { none.to_owned() } else { clean(text) }
 }
 
-/// Control characters escaped.
+/// Without what a terminal would obey.
 fn clean(text: &str) -> String {
-    if text.chars().any(char::is_control) { text.escape_debug().to_string() } else { text.to_owned() }
+    terminal::plain(text).into_owned()
 }
