@@ -88,10 +88,17 @@ fn within(parameter: &'static str, value: u64, min: u64, max: u64) -> Result<(),
     if (min..=max).contains(&value) { Ok(()) } else { Err(Error::KdfLimit { parameter, value, min, max }) }
 }
 
+/// What an unlock takes beside the memory of its derivation: keyslot material, stacks, a read-ahead.
+const MEMORY_SPARE: Bytes = Bytes::from_mib(4);
+
 /// Refuses what the machine cannot give now.
 pub(crate) fn check_memory(env: &Env<'_>, needed: Bytes) -> Result<(), Error> {
     let available = env.memory.available();
-    if needed.0 <= available.0 { Ok(()) } else { Err(Error::Memory { needed, available }) }
+    if needed.0.saturating_add(MEMORY_SPARE.0) <= available.0 {
+        Ok(())
+    } else {
+        Err(Error::Memory { needed, available })
+    }
 }
 
 /// Parameters for a new keyslot, without its salt. Made only by [`calibrate`](crate::calibrate::calibrate), which holds

@@ -200,11 +200,17 @@ fn on_scrubbed_thread<T: Send>(work: impl FnOnce() -> Result<T, Failure> + Send)
 }
 
 fn failure(path: &Path, error: &Error) -> Failure {
-    let kind = match error {
+    Failure::new(kind_of(error), format!("{}: {error}", path.display()))
+}
+
+fn kind_of(error: &Error) -> FailureKind {
+    match error {
         Error::NoKey { .. } => FailureKind::NoKey,
-        Error::Memory { .. } | Error::Secret(_) => FailureKind::Memory,
+        Error::Memory { .. } | Error::Threads { .. } | Error::Secret(_) => FailureKind::Memory,
+        Error::NoUsableKeyslot { broken } if broken.iter().any(|slot| kind_of(&slot.reason) == FailureKind::Memory) => {
+            FailureKind::Memory
+        }
         Error::Block(_) => FailureKind::Image,
         _ => FailureKind::Header,
-    };
-    Failure::new(kind, format!("{}: {error}", path.display()))
+    }
 }
