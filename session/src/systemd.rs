@@ -3,7 +3,8 @@
 //! * No default dependencies: shutdown then stops the unit neither with the other services nor at `shutdown.target`. It
 //!   lives until the file systems above it are unmounted, and ends in the last round of SIGTERM, when nothing is mounted.
 //! * Not in the caller's session: logout does not reach it.
-//! * `KillMode=mixed` and no SIGHUP: a `systemctl stop` asks the server alone, which refuses while it is mounted.
+//! * `KillMode=mixed`, no SIGHUP and no SIGKILL: a `systemctl stop` asks the server alone, which refuses while it is mounted,
+//!   and the manager does not kill it when it then takes too long. `systemctl isolate` does not ask at all.
 //!
 //! Source: systemd-run(1), systemd.kill(5), systemd.unit(5), systemd.exec(5), bootup(7).
 
@@ -17,10 +18,12 @@ use crate::spawn::search_path;
 
 const PROGRAM: &str = "systemd-run";
 
-const PROPERTIES: [&str; 10] = [
+const PROPERTIES: [&str; 12] = [
     "DefaultDependencies=no",
     "KillMode=mixed",
     "SendSIGHUP=no",
+    "SendSIGKILL=no",
+    "IgnoreOnIsolate=yes",
     "OOMScoreAdjust=-1000",
     "OOMPolicy=continue",
     "LimitCORE=0",
@@ -82,6 +85,7 @@ mod tests {
         let all = unit_arguments("home", Path::new("/usr/bin/luksctl"), &arguments);
         let has = |wanted: &str| all.iter().any(|argument| argument == wanted);
         assert!(has("--property=DefaultDependencies=no") && has("--property=SendSIGHUP=no"));
+        assert!(has("--property=SendSIGKILL=no"), "a server under a mounted file system is never killed");
         assert!(has("--unit=luksctl-home.service"));
         let end: Vec<_> = all.iter().rev().take(5).rev().collect();
         assert_eq!(end, ["--", "/usr/bin/luksctl", "__serve", "/run/luks$$ctl", "home"]);
