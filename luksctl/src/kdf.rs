@@ -5,6 +5,7 @@ use luks::env::Env;
 use luks::{HashAlg, KdfParams, KeyslotId, NewKeyslot};
 
 use crate::args::kdf::{KdfArgs, Pbkdf};
+use crate::progress::Progress;
 
 /// Measures or checks what a new keyslot will cost.
 pub(crate) fn params(args: &KdfArgs, key_size_bytes: usize, env: &Env<'_>) -> Result<KdfParams, luks::Error> {
@@ -21,6 +22,8 @@ pub(crate) fn params(args: &KdfArgs, key_size_bytes: usize, env: &Env<'_>) -> Re
     if let Some(iterations) = args.pbkdf_force_iterations {
         cost.effort = Effort::Forced { iterations };
     }
+    let _progress = matches!(cost.effort, Effort::IterTime { .. })
+        .then(|| Progress::waiting("measuring what unlocking costs on this machine"));
     calibrate(env, choice, &cost)
 }
 

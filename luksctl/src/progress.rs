@@ -1,5 +1,7 @@
 //! Progress of long work, with the rate and the time left: a bar on stderr when that is a lively terminal, nothing otherwise.
 
+use std::time::Duration;
+
 use block::Bytes;
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -7,6 +9,9 @@ use indicatif::{ProgressBar, ProgressStyle};
 const TEMPLATE: &str = "{msg} [{wide_bar}] {binary_bytes} of {binary_total_bytes}, {binary_bytes_per_sec}, {eta} left";
 /// The same where the end is not known (copying in from a pipe).
 const OPEN_ENDED: &str = "{msg} {spinner} {binary_bytes}, {binary_bytes_per_sec}";
+
+/// How often a spinner moves.
+const TICK: Duration = Duration::from_millis(120);
 
 /// A bar; silent where nobody watches.
 pub(crate) struct Progress {
@@ -28,6 +33,16 @@ impl Progress {
             bar.set_style(style);
         }
         bar.set_message(what);
+        Progress { bar }
+    }
+
+    /// Something without a measure of its own, which moves by itself until it is dropped.
+    pub(crate) fn waiting(what: &'static str) -> Progress {
+        if !crate::output::is_lively() {
+            return Progress { bar: ProgressBar::hidden() };
+        }
+        let bar = ProgressBar::new_spinner().with_message(what);
+        bar.enable_steady_tick(TICK);
         Progress { bar }
     }
 
