@@ -1,4 +1,5 @@
 //! `block::FileDisk` and its locks on real loop devices, and on a file system that is full. Needs root.
+#![allow(clippy::unwrap_used)]
 
 use block::{BlockErrorKind, BlockIo, Bytes, Direct, FileDisk, LockError, OpenMode};
 use rustix::fs::{FlockOperation, flock};
@@ -132,7 +133,7 @@ fn root_image_and_its_loop_device_are_one_metadata_lock() {
     let (image, disk) = (open(&device.image), device.open(Direct::Never));
 
     let held = image.lock_metadata(false, NOW).unwrap();
-    let by_device = flock(&File::open(&lock_file).unwrap(), FlockOperation::NonBlockingLockShared);
+    let by_device = flock(File::open(&lock_file).unwrap(), FlockOperation::NonBlockingLockShared);
     assert!(by_device.is_err(), "whoever comes by the device must wait");
     assert!(matches!(disk.lock_metadata(true, NOW), Err(LockError::Busy { .. })));
     drop(held);
@@ -140,7 +141,7 @@ fn root_image_and_its_loop_device_are_one_metadata_lock() {
 
     let held = disk.lock_metadata(false, NOW).unwrap();
     assert!(lock_file.exists());
-    let by_image = flock(&File::open(&device.image).unwrap(), FlockOperation::NonBlockingLockShared);
+    let by_image = flock(File::open(&device.image).unwrap(), FlockOperation::NonBlockingLockShared);
     assert!(by_image.is_err(), "whoever comes by the image must wait");
     assert!(matches!(image.lock_metadata(true, NOW), Err(LockError::Busy { .. })));
     drop(held);
