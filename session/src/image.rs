@@ -81,6 +81,9 @@ pub fn check_not_in_use(path: &Path) -> Result<(), SessionError> {
     if let Some(device) = loops_on(&metadata)?.first() {
         return in_use(format!("{} is attached to it", device.display()));
     }
+    if is_device && let Some(how) = backing_user(metadata.rdev())? {
+        return in_use(how);
+    }
     if is_device && claimed(path)? {
         return in_use("the kernel holds it: a mounted file system, RAID, LVM, a mapping or swap".to_owned());
     }
@@ -235,6 +238,23 @@ fn block_device_user(path: &Path, rdev: u64) -> Result<Option<String>, SessionEr
         }
     }
     Ok(None)
+}
+
+/// Who else uses the file behind a loop device or a partition of one: the device is another name for the same bytes. A
+/// file that was renamed or deleted since is not found by its path.
+fn backing_user(rdev: u64) -> Result<Option<String>, SessionError> {
+    let folder = PathBuf::from(format!("/sys/dev/block/{}:{}", rustix::fs::major(rdev), rustix::fs::minor(rdev)));
+    let of_loop = |folder: &Path| fs::read(folder.join("loop/backing_file")).ok();
+    let Some(text) = of_loop(&folder).or_else(|| of_loop(&folder.join(".."))) else { return Ok(None) };
+    let path = Path::new(OsStr::from_bytes(text.strip_suffix(b"\n").unwrap_or(&text)));
+    let Ok(metadata) = fs::metadata(path) else { return Ok(None) };
+    let loops = loops_on(&metadata)?;
+    let user = if let [one, other, ..] = loops.as_slice() {
+        Some(format!("{} and {} are both attached to it", one.display(), other.display()))
+    } else {
+        swap_user(&metadata)?.map_or_else(|| use_lock(path), |how| Ok(Some(how)))?
+    };
+    Ok(user.map(|how| format!("it is a loop device on {}: {how}", path.display())))
 }
 
 /// Whether it is swap: a file by inode, a device by number.

@@ -185,6 +185,23 @@ fn a_loop_device_is_seen_through_another_name() {
 }
 
 #[test]
+fn a_loop_device_is_no_way_around_who_uses_its_file() {
+    let folder = folder();
+    let path = image(&folder, "image");
+    let Some(device) = Loop::attach("a_loop_device_is_no_way_around_who_uses_its_file", &path) else { return };
+    check_not_in_use(&device.0).unwrap();
+    let writer = OpenMode { read_only: false, direct: Direct::Never, exclusive: false };
+    let disk = FileDisk::open(&path, &writer).unwrap();
+    let lock = disk.lock_use(false).unwrap();
+    assert!(how(&device.0).contains("another server or tool of ours has it open"));
+    drop(lock);
+    check_not_in_use(&device.0).unwrap();
+    let second = Loop::attach("a_loop_device_is_no_way_around_who_uses_its_file", &path).unwrap();
+    assert!(how(&device.0).contains("both attached"));
+    assert!(how(&second.0).contains("both attached"));
+}
+
+#[test]
 fn a_claimed_device_and_a_mounted_one_are_in_use() {
     let test = "a_claimed_device_and_a_mounted_one_are_in_use";
     let folder = folder();
