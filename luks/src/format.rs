@@ -1,6 +1,6 @@
 //! `format`: a new LUKS2 container with one keyslot.
 //!
-//! [`plan`] works everything out and touches nothing. [`format`] then writes in an order in which a crash, a full disk or an
+//! [`plan`] works everything out and touches nothing. [`format()`] then writes in an order in which a crash, a full disk or an
 //! error leaves either no LUKS magic at all or a valid header with a keyslot that was seen to open:
 //!
 //! 1. the magic of every old header goes, flush;
