@@ -9,6 +9,7 @@ use luks::{Container, Limits};
 
 use crate::args::target::{LimitArgs, TargetArgs};
 use crate::failure::Failure;
+use crate::{occupied, terminal};
 
 /// An open container on files or devices: header and data may lie apart.
 pub(crate) type FileContainer = Container<Arc<FileDisk>, Arc<FileDisk>>;
@@ -32,9 +33,13 @@ pub(crate) struct Image {
 }
 
 impl Image {
-    /// Opens the files that `target` names.
+    /// Opens the files that `target` names; what somebody uses is not opened to change its data.
     pub(crate) fn open(target: &TargetArgs, access: Access) -> Result<Image, Failure> {
         let path = resolve(&target.image)?;
+        if access == Access::ChangeData {
+            // Before the exclusive open, which would find itself.
+            occupied::refuse(&path)?;
+        }
         let read_only = access == Access::Read || only_header(target, access);
         let data = Arc::new(open_with(&path, read_only, access == Access::ChangeData)?);
         let header = match &target.header {
@@ -78,7 +83,8 @@ impl Image {
 /// Says on stderr what is wrong with a usable header, and what to do.
 pub(crate) fn advise(path: &Path, header: &luks::Header) {
     if let Some(advice) = header.health().advice() {
-        crate::output::words(&format!("luksctl: warning: {}: {advice}", path.display()));
+        let words = format!("luksctl: warning: {}: {advice}", path.display());
+        crate::output::words(&terminal::plain(&words));
     }
 }
 

@@ -9,7 +9,7 @@ use crate::args::target::{LimitArgs, ReportArgs, TargetArgs};
 use crate::exit::Code;
 use crate::failure::Failure;
 use crate::image::{self, Access, Image};
-use crate::output;
+use crate::{output, terminal};
 
 /// Arguments of `is-luks`.
 #[derive(Debug, Args)]
@@ -46,7 +46,7 @@ pub(crate) fn run(args: &IsLuksArgs, common: &Common) -> Result<Code, Failure> {
     } else if let Err(error) = &found
         && common.verbose
     {
-        output::words(&format!("luksctl: {}: {error}", image.path().display()));
+        output::words(&terminal::plain(&format!("luksctl: {}: {error}", image.path().display())));
     }
     Ok(code)
 }
