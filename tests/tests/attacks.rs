@@ -225,6 +225,26 @@ fn a_header_sends_no_commands_to_the_terminal() {
 }
 
 #[test]
+fn plaintext_does_not_go_to_a_terminal() {
+    let test = "attacks: plaintext_does_not_go_to_a_terminal";
+    if !needs_programs(test, &["script"]) {
+        return;
+    }
+    let rig = Rig::new("plaintext");
+    let image = rig.path("image");
+    rig.format_cheap(&image, "20M", &[]);
+    let line = |image: &Path| {
+        let luksctl = promises::bins::luksctl();
+        let (key, length) = (rig.key(), "--length 10");
+        format!("{} copy-out {length} --key-file {} {} -", luksctl.display(), key.display(), image.display())
+    };
+    let on_a_terminal = run(Command::new("script").args(["-qec", &line(&image), "/dev/null"]).stdin(Stdio::null()));
+    assert_refused(&on_a_terminal, 1, "the plaintext would go to the terminal");
+    let into_a_pipe = succeed(Command::new("sh").args(["-c", &line(&image)]).stdin(Stdio::null()));
+    assert_eq!(into_a_pipe.stdout.len(), 10);
+}
+
+#[test]
 fn root_does_not_run_the_programs_of_a_callers_path() {
     let test = "attacks: root_does_not_run_the_programs_of_a_callers_path";
     if !(needs_root(test) && needs_fuse(test)) {

@@ -2,7 +2,7 @@
 //! whole (`FILE.part` before), with mode 0600; runs of zeros become holes in it.
 
 use std::fs::File;
-use std::io::Write as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
@@ -62,6 +62,10 @@ pub(crate) fn run(args: &CopyOutArgs, common: &Common) -> Result<Code, Failure> 
     if to_stdout && args.report.json {
         return Err(Failure::wrong("--json and the plaintext would both go to standard output")
             .with_hint("name a file, or leave --json out"));
+    }
+    if to_stdout && std::io::stdout().is_terminal() {
+        return Err(Failure::wrong("the plaintext would go to the terminal, which obeys the bytes of a disk")
+            .with_hint("name a file, or send it on: `… - | program`"));
     }
     if !to_stdout && !args.force && args.file.symlink_metadata().is_ok() {
         return Err(Failure::busy(format!("{}: exists already", args.file.display()))
