@@ -5,11 +5,13 @@
 //! or hard-linked image is the same image.
 #![deny(unsafe_code)]
 
+mod error;
 #[allow(unsafe_code)]
 mod ioctl;
 pub mod loop_device;
 
+pub use error::LoopError;
 pub use loop_device::{
-    LoopDevice, LoopError, LoopInfo, LoopOptions, attach, attached, detach, detach_within, find_by_backing, info,
-    is_busy, set_capacity,
+    LoopDevice, LoopInfo, LoopOptions, attach, attached, detach, detach_within, find_by_backing, info, is_busy,
+    set_capacity,
 };

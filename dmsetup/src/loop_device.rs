@@ -22,9 +22,9 @@ use std::time::{Duration, Instant};
 use block::Bytes;
 use rustix::fs::{Mode, OFlags};
 
+use crate::error::{CONTROL, LoopError};
 use crate::ioctl;
 
-const CONTROL: &str = "/dev/loop-control";
 const SYSFS: &str = "/sys/block";
 /// Times another process may win the race for a free device before we give up.
 const ATTACH_ATTEMPTS: u32 = 64;
@@ -32,57 +32,6 @@ const ATTACH_ATTEMPTS: u32 = 64;
 const MAX_SCANNED: usize = 65536;
 const POLL_INTERVAL: Duration = Duration::from_millis(2);
 const DETACH_DEADLINE: Duration = Duration::from_secs(10);
-
-/// Why a loop device could not be attached, found or detached.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum LoopError {
-    /// The kernel has no loop driver, or its control node is missing.
-    #[error("{CONTROL} is missing: the kernel has no loop driver, or the module `loop` is not loaded")]
-    NoDriver,
-    /// The driver made a device, but nobody made its node.
-    #[error("{} does not exist although the kernel made the device: /dev is no devtmpfs, make the node (block 7:{number})", path.display())]
-    NoNode {
-        /// The node that is missing.
-        path: PathBuf,
-        /// Its minor number.
-        number: u32,
-    },
-    /// Every free device was taken by other processes first.
-    #[error("no free loop device: {attempts} were taken by other processes while being attached")]
-    NoneFree {
-        /// Devices tried.
-        attempts: u32,
-    },
-    /// The device is mounted, held exclusively, or still open after the deadline.
-    #[error("{} is in use: {how}", path.display())]
-    Busy {
-        /// The loop device.
-        path: PathBuf,
-        /// By what.
-        how: &'static str,
-    },
-    /// The kernel attached the device without something that was asked for.
-    #[error("{} cannot be attached with {option}: {reason}", path.display())]
-    Refused {
-        /// The backing file.
-        path: PathBuf,
-        /// The option that the kernel dropped.
-        option: &'static str,
-        /// Why it usually does.
-        reason: &'static str,
-    },
-    /// An operation on a node or a file failed.
-    #[error("cannot {action} {}: {source}", path.display())]
-    Io {
-        /// What was tried.
-        action: &'static str,
-        /// On which file.
-        path: PathBuf,
-        /// The system's error.
-        source: io::Error,
-    },
-}
 
 /// How to attach a loop device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -175,8 +124,8 @@ pub fn attach(path: &Path, options: &LoopOptions) -> Result<LoopDevice, LoopErro
         other => other?,
     };
     for _ in 0..ATTACH_ATTEMPTS {
-        let number =
-            ioctl::get_free(control.as_fd()).map_err(io_error("get a free loop device from", Path::new(CONTROL)))?;
+        let number = ioctl::get_free(control.as_fd())
+            .map_err(LoopError::io("get a free loop device from", Path::new(CONTROL)))?;
         let node_path = PathBuf::from(format!("/dev/loop{number}"));
         let node = open_node(&node_path, number)?;
         match bind(&node, &backing, path, options) {
@@ -190,7 +139,7 @@ pub fn attach(path: &Path, options: &LoopOptions) -> Result<LoopDevice, LoopErro
                 return Ok(device);
             }
             Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {}
-            Err(error) => return Err(io_error("attach a loop device to", path)(error)),
+            Err(error) => return Err(LoopError::io("attach a loop device to", path)(error)),
         }
     }
     Err(LoopError::NoneFree { attempts: ATTACH_ATTEMPTS })
@@ -214,7 +163,7 @@ pub fn detach_within(path: &Path, deadline: Duration) -> Result<(), LoopError> {
     let until = Instant::now() + deadline;
     let node = match open(path, OFlags::RDONLY | OFlags::EXCL, "open") {
         Err(LoopError::Io { source, .. }) if source.raw_os_error() == Some(libc::EBUSY) => {
-            return Err(busy(path, "mounted or held exclusively"));
+            return Err(LoopError::busy(path, "mounted or held exclusively"));
         }
         other => other?,
     };
@@ -222,11 +171,11 @@ pub fn detach_within(path: &Path, deadline: Duration) -> Result<(), LoopError> {
         Ok(raw) => Some((raw.device, raw.inode)),
         Err(error) if error.raw_os_error() == Some(libc::ENXIO) => return Ok(()),
         Err(error) if is_dead(&error) => None,
-        Err(error) => return Err(io_error("read the status of", path)(error)),
+        Err(error) => return Err(LoopError::io("read the status of", path)(error)),
     };
     match ioctl::clear(node.as_fd()) {
         Err(error) if error.raw_os_error() == Some(libc::ENXIO) => return Ok(()),
-        other => other.map_err(io_error("detach", path))?,
+        other => other.map_err(LoopError::io("detach", path))?,
     }
     // The driver tears down at the last close, and ours may be it.
     drop(node);
@@ -238,7 +187,7 @@ pub fn detach_within(path: &Path, deadline: Duration) -> Result<(), LoopError> {
             Err(error) => return Err(error),
         }
         if Instant::now() >= until {
-            return Err(busy(path, "another process keeps it open; it detaches when that one closes it"));
+            return Err(LoopError::busy(path, "another process keeps it open; it detaches when that one closes it"));
         }
         sleep(POLL_INTERVAL);
     }
@@ -261,9 +210,9 @@ pub fn find_by_backing(dev: u64, ino: u64) -> Result<Vec<LoopInfo>, LoopError> {
 /// [`LoopError::Io`] if `/sys/block` or a device cannot be read.
 pub fn attached() -> Result<Vec<LoopInfo>, LoopError> {
     let mut found = Vec::new();
-    let entries = std::fs::read_dir(SYSFS).map_err(io_error("list", Path::new(SYSFS)))?;
+    let entries = std::fs::read_dir(SYSFS).map_err(LoopError::io("list", Path::new(SYSFS)))?;
     for entry in entries.take(MAX_SCANNED) {
-        let entry = entry.map_err(io_error("list", Path::new(SYSFS)))?;
+        let entry = entry.map_err(LoopError::io("list", Path::new(SYSFS)))?;
         let name = entry.file_name();
         if is_loop_name(&name) && entry.path().join("loop").exists() {
             match current(&Path::new("/dev").join(&name)) {
@@ -291,7 +240,7 @@ pub fn info(path: &Path) -> Result<Option<LoopInfo>, LoopError> {
 /// [`LoopError::Io`].
 pub fn set_capacity(path: &Path) -> Result<(), LoopError> {
     let node = open(path, OFlags::RDONLY, "open")?;
-    ioctl::set_capacity(node.as_fd()).map_err(io_error("set the capacity of", path))
+    ioctl::set_capacity(node.as_fd()).map_err(LoopError::io("set the capacity of", path))
 }
 
 /// Whether the loop device `path` is mounted or held exclusively (by a file system, swap, md, dm).
@@ -331,7 +280,7 @@ fn current(path: &Path) -> Result<Option<LoopInfo>, LoopError> {
 }
 
 fn status(node: &File, path: &Path) -> Result<LoopInfo, LoopError> {
-    let raw = ioctl::get_status(node.as_fd()).map_err(io_error("read the status of", path))?;
+    let raw = ioctl::get_status(node.as_fd()).map_err(LoopError::io("read the status of", path))?;
     Ok(LoopInfo {
         path: path.to_path_buf(),
         number: raw.number,
@@ -420,19 +369,11 @@ fn open_node(path: &Path, number: u32) -> Result<File, LoopError> {
 fn open(path: &Path, flags: OFlags, action: &'static str) -> Result<File, LoopError> {
     rustix::fs::open(path, flags | OFlags::CLOEXEC, Mode::empty())
         .map(File::from)
-        .map_err(|errno| io_error(action, path)(errno.into()))
+        .map_err(|errno| LoopError::io(action, path)(errno.into()))
 }
 
 fn missing(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENODEV | libc::ENXIO))
-}
-
-fn busy(path: &Path, how: &'static str) -> LoopError {
-    LoopError::Busy { path: path.to_path_buf(), how }
-}
-
-fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> LoopError {
-    move |source| LoopError::Io { action, path: path.to_path_buf(), source }
 }
 
 #[cfg(test)]

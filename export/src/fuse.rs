@@ -14,6 +14,7 @@
 
 mod disk_file;
 mod file_system;
+mod flags;
 mod lanes;
 mod mount;
 mod unmount;

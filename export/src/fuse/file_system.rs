@@ -16,9 +16,9 @@ use fuser::{
     PollNotifier, RenameFlags, ReplyAttr, ReplyBmap, ReplyCreate, ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry,
     ReplyIoctl, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
-use rustix::fs::OFlags;
 
 use super::disk_file::{DiskFile, MAX_REQUEST_BYTES, told};
+use super::flags::{folder_mode, moment, wants_durable};
 use super::lanes::Lanes;
 use super::{FuseOptions, Lifeline};
 
@@ -110,29 +110,11 @@ impl<B: BlockIo + 'static> DiskFileSystem<B> {
     }
 }
 
-/// Whoever may read the file may search the folder.
-fn folder_mode(file_mode: u16) -> u16 {
-    let readers = file_mode & 0o444;
-    0o500 | readers | (readers >> 2)
-}
-
 fn answer(result: Result<(), Errno>, reply: ReplyEmpty) {
     match result {
         Ok(()) => reply.ok(),
         Err(errno) => reply.error(errno),
     }
-}
-
-fn moment(time: TimeOrNow) -> SystemTime {
-    match time {
-        TimeOrNow::SpecificTime(time) => time,
-        TimeOrNow::Now => SystemTime::now(),
-    }
-}
-
-fn wants_durable(flags: OpenFlags) -> bool {
-    let durable = OFlags::SYNC.union(OFlags::DSYNC).bits();
-    flags.0.cast_unsigned() & durable != 0
 }
 
 impl<B: BlockIo + 'static> Filesystem for DiskFileSystem<B> {
@@ -415,26 +397,5 @@ impl<B: BlockIo + 'static> Filesystem for DiskFileSystem<B> {
         reply: ReplyWrite,
     ) {
         reply.error(Errno::ENOSYS);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn folder_is_searchable_for_readers_only() {
-        assert_eq!(folder_mode(0o600), 0o500);
-        assert_eq!(folder_mode(0o640), 0o550);
-        assert_eq!(folder_mode(0o644), 0o555);
-        assert_eq!(folder_mode(0o200), 0o500);
-    }
-
-    #[test]
-    fn durable_writes_are_told_by_their_flags() {
-        let flags = |flags: OFlags| OpenFlags(flags.bits().cast_signed());
-        assert!(wants_durable(flags(OFlags::RDWR | OFlags::SYNC)));
-        assert!(wants_durable(flags(OFlags::WRONLY | OFlags::DSYNC)));
-        assert!(!wants_durable(flags(OFlags::RDWR | OFlags::APPEND)));
     }
 }

@@ -25,8 +25,15 @@ impl Rig {
         OpenOptions::new().read(true).write(true).open(self.export.file_path()).unwrap()
     }
 
+    /// Unmounts. A process that another test is just starting has our files open until its exec.
     fn end(self) {
-        self.export.unmount().unwrap();
+        let until = Instant::now() + Duration::from_secs(10);
+        loop {
+            match self.export.unmount() {
+                Err(ExportError::Busy { .. }) if Instant::now() < until => std::thread::sleep(Duration::from_millis(5)),
+                other => return other.unwrap(),
+            }
+        }
     }
 }
 
@@ -131,9 +138,9 @@ fn bytes_match_a_model_under_unaligned_access_from_many_threads() {
                     let mut model = vec![0_u8; usize::try_from(end - start).unwrap()];
                     for _ in 0..300 {
                         let at = usize::try_from(xorshift(&mut state)).unwrap() % model.len();
-                        let most = if xorshift(&mut state) % 8 == 0 { 1 << 20 } else { 9000 };
+                        let most = if xorshift(&mut state).is_multiple_of(8) { 1 << 20 } else { 9000 };
                         let len = (usize::try_from(xorshift(&mut state)).unwrap() % most).min(model.len() - at);
-                        if xorshift(&mut state) % 2 == 0 {
+                        if xorshift(&mut state).is_multiple_of(2) {
                             let fill = state.to_le_bytes()[0];
                             model[at..at + len].fill(fill);
                             file.write_all_at(&model[at..at + len], start + at as u64).unwrap();
