@@ -52,8 +52,9 @@ impl MemoryBudget for Surroundings {
     fn total(&self) -> Bytes {
         Bytes(1 << 30)
     }
+    /// 1 MiB for a derivation, beside the 4 MiB that the library wants to stay free.
     fn available(&self) -> Bytes {
-        Bytes(1 << 20)
+        Bytes(5 << 20)
     }
     fn free_without_swap(&self) -> Option<Bytes> {
         None

@@ -24,6 +24,7 @@ use std::fmt;
 use block::Bytes;
 
 use crate::hash::{HashAlg, MAX_DIGEST_BYTES};
+use crate::hex::hex;
 use crate::limits::{BINARY_HEADER, BINARY_HEADER_USED, METADATA_SIZE_MAX, METADATA_SIZE_MIN};
 use crate::rule::{Rule, Violation};
 
@@ -209,10 +210,6 @@ pub(crate) fn check_checksum(
         return Ok(());
     }
     Err(Violation::new(Rule::Csum, header.position.to_string(), hex(&header.csum[..len])))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn field<const LEN: usize>(bytes: &[u8; BINARY_HEADER], at: usize) -> [u8; LEN] {

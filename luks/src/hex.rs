@@ -1,4 +1,4 @@
-//! Hexadecimal text for test vectors.
+//! Hexadecimal text, for errors and test vectors.
 
 /// Lower-case hexadecimal.
 pub(crate) fn hex(bytes: &[u8]) -> String {
@@ -6,6 +6,7 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
 }
 
 /// The bytes of hexadecimal text.
+#[cfg(test)]
 pub(crate) fn unhex(text: &str) -> Vec<u8> {
     (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap()).collect()
 }

@@ -21,7 +21,6 @@ pub mod error;
 pub mod format;
 pub mod hash;
 pub mod header;
-#[cfg(test)]
 pub(crate) mod hex;
 pub mod json;
 pub mod kdf;

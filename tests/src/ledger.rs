@@ -10,6 +10,8 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
+use crate::disk_model::xorshift;
+
 /// Versions that are known to be durable, by slot: 0 is "none yet".
 #[derive(Debug, Default)]
 pub struct Ledger {
@@ -47,10 +49,7 @@ pub fn content(slot: usize, version: u64) -> Vec<u8> {
     let length = usize::try_from(sectors * 613).unwrap_or(613);
     let mut bytes = format!("slot {slot} version {version} length {length}\n").into_bytes();
     while bytes.len() < length {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        bytes.extend(state.to_le_bytes());
+        bytes.extend(xorshift(&mut state).to_le_bytes());
     }
     bytes.truncate(length);
     bytes

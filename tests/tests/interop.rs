@@ -7,6 +7,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use promises::disk_model::xorshift;
 use promises::rig::{run_with_input, succeed};
 use promises::skip::{needs_programs, needs_root};
 use promises::{Rig, skip};
@@ -81,10 +82,7 @@ fn plaintext(seed: usize, length: usize) -> Vec<u8> {
     let mut state = 0x9E37_79B9_7F4A_7C15_u64.wrapping_mul(seed as u64 + 1);
     let mut bytes = Vec::with_capacity(length + 8);
     while bytes.len() < length {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        bytes.extend(state.to_le_bytes());
+        bytes.extend(xorshift(&mut state).to_le_bytes());
     }
     bytes.truncate(length);
     bytes
