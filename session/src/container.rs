@@ -21,7 +21,7 @@ type FileContainer = Container<FileDisk, FileDisk>;
 pub(crate) struct Prepared {
     container: FileContainer,
     order: UnlockOrder,
-    use_lock: UseLock,
+    use_locks: Vec<UseLock>,
 }
 
 /// What is known of an unlocked volume.
@@ -41,7 +41,7 @@ pub(crate) struct Opened {
     mark: Mark,
     order: UnlockOrder,
     data: FileDisk,
-    _use_lock: UseLock,
+    _use_locks: Vec<UseLock>,
 }
 
 /// What makes a volume the same after a suspend: its UUID, the very digest that had accepted its key, and where and how
@@ -91,15 +91,22 @@ impl Prepared {
             other => Failure::new(FailureKind::Image, other.to_string()),
         })?;
         let data = open_disk(&order.image, order.read_only, Direct::IfPossible)?;
-        let use_lock = data.lock_use(order.read_only).map_err(|error| match error {
-            LockError::Busy { .. } => Failure::new(FailureKind::ImageInUse, "another process holds its use lock"),
-            other => Failure::new(FailureKind::Image, other.to_string()),
-        })?;
+        let lock = |disk: &FileDisk, shared| {
+            disk.lock_use(shared).map_err(|error| match error {
+                LockError::Busy { .. } => Failure::new(FailureKind::ImageInUse, "another process holds its use lock"),
+                other => Failure::new(FailureKind::Image, other.to_string()),
+            })
+        };
+        let mut use_locks = vec![lock(&data, order.read_only)?];
         let container = container(order, &data)?;
+        if order.header.is_some() {
+            // Shared: keyslots may be edited, but nobody may format over the only copy of the volume's key.
+            use_locks.push(lock(container.store(), true)?);
+        }
         if let Some(advice) = container.header().health().advice() {
             log::warn!("{advice}");
         }
-        Ok(Prepared { container, order: order.clone(), use_lock })
+        Ok(Prepared { container, order: order.clone(), use_locks })
     }
 
     /// Unlocks. A failure gives the prepared image back for another try.
@@ -116,7 +123,7 @@ impl Prepared {
         let data = self.container.data().clone();
         let read_only = self.order.read_only;
         let volume = Arc::new(Volume::new(data.clone(), map, read_only));
-        Ok(Opened { volume, facts, read_only, mark, order: self.order, data, _use_lock: self.use_lock })
+        Ok(Opened { volume, facts, read_only, mark, order: self.order, data, _use_locks: self.use_locks })
     }
 }
 

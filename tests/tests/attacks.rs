@@ -188,6 +188,30 @@ fn a_loop_device_does_not_hide_an_open_image() {
 }
 
 #[test]
+fn the_detached_header_of_an_open_volume_is_not_formatted() {
+    let test = "attacks: the_detached_header_of_an_open_volume_is_not_formatted";
+    if !(needs_root(test) && needs_fuse(test)) {
+        return;
+    }
+    let rig = Rig::new("detached");
+    let (image, header) = (rig.path("image"), rig.path("header"));
+    let header_option = ["--header", header.to_str().unwrap()];
+    rig.format_cheap(&image, "20M", &header_option);
+    let before = std::fs::read(&header).unwrap();
+    succeed(rig.luksctl(&["open", "-q", "--key-file"]).arg(rig.key()).args(header_option).arg(&image).arg("detached"));
+    let over = || {
+        let mut command = rig.luksctl(&["format", "--force", "-q", "--size", "20M", "--key-file"]);
+        run(command.arg(rig.key()).args(header_option).arg(rig.path("other")))
+    };
+    assert_refused(&over(), 5, "has it open");
+    assert!(std::fs::read(&header).unwrap() == before);
+    // A label is no harm: the volume keeps its key.
+    succeed(rig.luksctl(&["label", "--label", "new"]).args(header_option).arg(&image));
+    rig.close("detached");
+    assert!(over().status.success());
+}
+
+#[test]
 fn a_header_sends_no_commands_to_the_terminal() {
     let rig = Rig::new("terminal");
     let image = rig.path("image");
@@ -284,7 +308,7 @@ fn a_stranger_at_the_control_socket_is_turned_away() {
     rig.format_cheap(&image, "20M", &[]);
     let device = rig.open(&image, "mine");
     let socket = control(&rig, "mine");
-    let ask = r#"use IO::Socket::UNIX; my $s = IO::Socket::UNIX->new(Peer => $ARGV[0]) or do { print "no way\n"; exit };
+    let ask = r#"use IO::Socket::UNIX; $SIG{PIPE} = 'IGNORE'; my $s = IO::Socket::UNIX->new(Peer => $ARGV[0]) or do { print "no way\n"; exit };
         print $s "{\"v\":1,\"verb\":\"stop\"}\n"; $s->flush; my $l = <$s>; print defined $l ? $l : "hung up\n";"#;
     let stranger = |program: &[&str]| {
         let mut command = Command::new("setpriv");
