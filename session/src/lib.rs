@@ -25,6 +25,7 @@ mod log_file;
 mod mount;
 mod mount_table;
 mod open;
+mod opener;
 mod path_json;
 mod protocol;
 mod registry;

@@ -4,7 +4,8 @@
 //! while a person types; when this fails or the client dies, the server has cleaned up and ended.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use block::{Direct, FileDisk, OpenMode};
 use secret::{KeyProvider, KeyRequest, Purpose, Secret};
@@ -16,12 +17,15 @@ use crate::protocol::{LimitsOrder, Reply, Request, UnlockOrder};
 use crate::registry::{Liveness, RegistryLock, holder_of, identity, liveness, wait_until_free};
 use crate::run_dir::{Entry, RunDir};
 use crate::spawn::{ServerCommand, Spawned, spawn};
-use crate::{FailureKind, SessionError};
+use crate::{FailureKind, SessionError, State};
 
 /// From exec to listening; a loaded machine needs a second.
 const START_WAIT: Duration = Duration::from_secs(30);
 /// The slowest key derivation that the limits allow, on a slow machine.
 const UNLOCK_WAIT: Duration = Duration::from_secs(1800);
+/// A server of that name that is opening or closing may be about to end; one whose client died does, in less than this.
+const SETTLE_WAIT: Duration = Duration::from_secs(12);
+const POLL: Duration = Duration::from_millis(20);
 /// A server without a volume ends at once.
 const END_WAIT: Duration = Duration::from_secs(15);
 
@@ -101,6 +105,7 @@ pub fn open(
     let order = order(request)?;
     // Everything that can be refused is refused before anybody is asked for a passphrase.
     let image_identity = identity(&order.image)?;
+    settle(run, &entry)?;
     check_free(run, &entry, &order.image, &image_identity)?;
     check_header(&order, &request.limits)?;
     let mut passphrase = ask(keys, request, 1)?;
@@ -147,6 +152,19 @@ fn order(request: &OpenRequest) -> Result<UnlockOrder, SessionError> {
         no_loop: request.no_loop,
         limits: LimitsOrder::from(&request.limits),
     })
+}
+
+/// Waits while a server of this name is neither in service nor gone: a broken-off `open` is in nobody's way then.
+fn settle(run: &RunDir, entry: &Entry) -> Result<(), SessionError> {
+    let until = Instant::now() + SETTLE_WAIT;
+    while liveness(entry)? == Liveness::Live && Instant::now() < until {
+        match crate::status::status(run, entry.name.as_str()) {
+            Ok(status) if !matches!(status.state, State::Opening | State::Closing) => break,
+            // Between two looks it may have ended.
+            _ => sleep(POLL),
+        }
+    }
+    Ok(())
 }
 
 /// The name is free or taken by a leftover that is in nobody's way, and the image is not open under another name.

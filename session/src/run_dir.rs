@@ -169,6 +169,11 @@ impl Entry {
         DirBuilder::new().mode(0o700).create(&self.folder).map_err(SessionError::io("make", &self.folder))
     }
 
+    /// The run directory that it is in.
+    pub(crate) fn run_dir(&self) -> Result<RunDir, SessionError> {
+        RunDir::at(self.folder.parent().unwrap_or(&self.folder))
+    }
+
     pub(crate) fn exists(&self) -> bool {
         self.folder.is_dir()
     }

@@ -22,8 +22,9 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::client::socket_path;
+use crate::opener::Opener;
 use crate::protocol::{Reply, Request, UnlockOrder, Wire, WireError};
-use crate::registry::claim;
+use crate::registry::{RegistryLock, claim};
 use crate::run_dir::{Entry, RunDir};
 use crate::volume_server::{VolumeServer, still_registered};
 use crate::{Failure, FailureKind, OpenReport, SessionError, harden, inherited, log_file};
@@ -33,10 +34,11 @@ pub const SERVE_VERB: &str = "__serve";
 
 /// Connections served at a time; more are closed at once.
 const CONNECTIONS_MAX: usize = 16;
-/// How often the main thread looks around.
-const TICK_S: i64 = 1;
-/// The first client connects as soon as it can.
-const FIRST_CLIENT_WAIT: Duration = Duration::from_secs(60);
+/// How often the main thread looks around: in service, and before that, while its client may end without a word.
+const TICK: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
+const TICK_BEFORE: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
+/// A client asks for its unlock as soon as it can.
+const CLIENT_WAIT: Duration = Duration::from_secs(60);
 /// A person between two tries.
 const TYPING_WAIT: Duration = Duration::from_secs(900);
 /// A connection that asks for nothing.
@@ -75,16 +77,25 @@ pub fn serve(arguments: &[OsString]) -> ExitCode {
 }
 
 fn run_server(run: &Path, name: &str, denied: Vec<String>) -> Result<(), SessionError> {
-    let entry = RunDir::at(run)?.entry(&name.parse()?);
+    let run = RunDir::at(run)?;
+    let entry = run.entry(&name.parse()?);
     log_file::install(&entry.log())?;
     let signals = block_signals(&entry)?;
+    let opener = Opener::of_environment();
     let lock = claim(&entry)?;
+    if opener.is_gone() {
+        // Until the claim this was a leftover like any other; whoever holds the registry lock may be using the name now.
+        if !RegistryLock::is_taken(&run)? {
+            entry.remove()?;
+        }
+        return Ok(());
+    }
     for line in &denied {
         log::warn!("denied: {line}");
     }
     let listener = listen(&entry)?;
     let server = Arc::new(VolumeServer::new(entry, denied)?);
-    main_loop(&server, &listener, &signals, &lock)
+    main_loop(&server, &listener, &signals, &lock, &opener)
 }
 
 /// Takes the signals off every thread that will be, for the main loop to read.
@@ -116,26 +127,26 @@ fn main_loop(
     listener: &UnixListener,
     signals: &SignalFd,
     lock: &File,
+    opener: &Opener,
 ) -> Result<(), SessionError> {
     let connections = Arc::new(AtomicUsize::new(0));
-    let first_client_until = Instant::now() + FIRST_CLIENT_WAIT;
-    let mut had_client = false;
-    let tick = Timespec { tv_sec: TICK_S, tv_nsec: 0 };
+    let asked_until = Instant::now() + CLIENT_WAIT;
     while !server.is_over() {
         let mut ready = [listener.as_fd(), signals.as_fd(), server.end_event()]
             .map(|event| PollFd::from_borrowed_fd(event, PollFlags::IN));
+        let tick = if server.was_asked() { TICK } else { TICK_BEFORE };
         match poll(&mut ready, Some(&tick)) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(errno) => return Err(SessionError::errno("wait on", &server.entry.folder)(errno)),
         }
         if let Ok((stream, _)) = listener.accept() {
-            had_client = true;
             attend(server, &connections, stream);
         }
         while let Ok(Some(signal)) = signals.read_signal() {
             on_signal(server, signal.ssi_signo);
         }
-        if !had_client && Instant::now() >= first_client_until {
+        if !server.was_asked() && (opener.is_gone() || Instant::now() >= asked_until) {
+            // It died before it asked for anything: the name must not stay taken.
             server.end_if_unused("the lack of a client");
         }
         server.look_after();

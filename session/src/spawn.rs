@@ -12,7 +12,7 @@ use std::process::{Child, Command, Stdio};
 
 use crate::run_dir::{Entry, RunDir};
 use crate::serve::SERVE_VERB;
-use crate::{SessionError, systemd};
+use crate::{SessionError, opener, systemd};
 
 /// Where Debian keeps what an ordinary user's PATH lacks.
 const SYSTEM_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -98,6 +98,7 @@ pub(crate) fn spawn(run: &RunDir, entry: &Entry, server: &ServerCommand) -> Resu
         .args(&arguments)
         .env_clear()
         .env("PATH", search_path())
+        .env(opener::VARIABLE, opener::own_id())
         .current_dir("/")
         .stdin(Stdio::null())
         .stdout(Stdio::null())

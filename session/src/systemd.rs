@@ -13,6 +13,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use crate::SessionError;
+use crate::opener;
 use crate::run_dir::Entry;
 use crate::spawn::search_path;
 
@@ -62,6 +63,7 @@ fn unit_arguments(name: &str, program: &Path, arguments: &[OsString]) -> Vec<OsS
     let mut path = OsString::from("--setenv=PATH=");
     path.push(search_path());
     all.push(path);
+    all.push(format!("--setenv={}={}", opener::VARIABLE, opener::own_id()).into());
     all.push("--".into());
     all.push(program.into());
     // The manager expands $NAME when it starts the unit; two dollars stand for one.

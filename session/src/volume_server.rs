@@ -20,7 +20,7 @@ use secret::Secret;
 use crate::backend::{Backend, BackendOptions};
 use crate::container::{Opened, Prepared};
 use crate::protocol::UnlockOrder;
-use crate::registry::{Info, identity};
+use crate::registry::{Info, RegistryLock, identity};
 use crate::run_dir::{Entry, replace_link};
 use crate::{Failure, FailureKind, OpenReport, SessionError, State, Status};
 
@@ -38,6 +38,8 @@ pub(crate) struct VolumeServer {
     work: Mutex<Work>,
     view: Mutex<View>,
     over: AtomicBool,
+    /// Whether a client has come so far as to ask for an unlock.
+    asked: AtomicBool,
     /// Whether a key is being derived, and for whom.
     deriving: AtomicU8,
     /// Wakes the main loop when it is over.
@@ -79,6 +81,7 @@ impl VolumeServer {
             work: Mutex::new(Work::Idle),
             view,
             over: AtomicBool::new(false),
+            asked: AtomicBool::new(false),
             deriving: AtomicU8::new(IDLE),
             wake,
         })
@@ -101,11 +104,16 @@ impl VolumeServer {
         passphrase: Secret,
         client_is_gone: impl Fn() -> bool,
     ) -> Result<OpenReport, Failure> {
+        self.asked.store(true, Ordering::Release);
         let mut work = self.take_turn()?;
         let prepared = match std::mem::replace(&mut *work, Work::Idle) {
             Work::Idle => Box::new(Prepared::open(order)?),
             Work::Prepared(prepared) => prepared,
-            other @ (Work::Open(_) | Work::Over) => {
+            Work::Over => {
+                *work = Work::Over;
+                return Err(self.over_failure());
+            }
+            other @ Work::Open(_) => {
                 *work = other;
                 return Err(Failure::new(FailureKind::State, format!("{} is open already", self.entry.name)));
             }
@@ -305,9 +313,16 @@ impl VolumeServer {
     }
 
     fn end(&self) {
+        // The lock file goes before its folder does: without the registry lock, somebody could take the name in between
+        // and lose the new folder.
+        let registry = self.entry.run_dir().and_then(|run| RegistryLock::take(&run));
+        if let Err(error) = &registry {
+            log::warn!("{error}");
+        }
         if let Err(error) = self.entry.remove() {
             log::error!("{error}");
         }
+        drop(registry);
         self.over.store(true, Ordering::Release);
         if let Err(errno) = rustix::io::write(&self.wake, &1_u64.to_ne_bytes()) {
             log::warn!("cannot wake the main loop: {errno}");
@@ -349,6 +364,11 @@ impl VolumeServer {
     /// Whether an unlock has succeeded and nothing has been closed since.
     pub(crate) fn is_in_service(&self) -> bool {
         !matches!(self.view().status.state, State::Opening)
+    }
+
+    /// Whether anybody has asked for an unlock; who has is watched by its connection.
+    pub(crate) fn was_asked(&self) -> bool {
+        self.asked.load(Ordering::Acquire)
     }
 
     fn open_of<'a>(&self, work: &'a Work) -> Result<&'a Open, Failure> {
