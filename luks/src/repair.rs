@@ -38,8 +38,8 @@ impl fmt::Display for RepairPlan {
             None => write!(f, "both header copies are valid, nothing to repair"),
             Some((position, state)) => write!(
                 f,
-                "rewrite the {position} header copy at {} ({}) from the {} copy, sequence number {}; it is {state}",
-                self.offset, self.size, self.source, self.seqid
+                "rewrite the {position} header copy, {} at byte {}, from the {} copy, sequence number {}; it is {state}",
+                self.size, self.offset.0, self.source, self.seqid
             ),
         }
     }

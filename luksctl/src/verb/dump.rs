@@ -1,5 +1,5 @@
 //! `dump IMAGE`: what the header says. As text with cryptsetup's labels (scripts grep them), as our JSON, or as the
-//! header's own JSON. Only header bytes are read; nothing is written.
+//! header's own JSON. Only header bytes are read; nothing is written. 10 if a copy of the header is damaged.
 
 mod json;
 mod text;
@@ -37,5 +37,5 @@ pub(crate) fn run(args: &DumpArgs, _common: &Common) -> Result<Code, Failure> {
     } else {
         output::data(text::of(&header).as_bytes())?;
     }
-    Ok(Code::Success)
+    Ok(if header.health().is_healthy() { Code::Success } else { Code::Found })
 }
