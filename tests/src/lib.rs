@@ -5,6 +5,7 @@
 pub mod bins;
 pub mod disk_model;
 pub mod ledger;
+pub mod leftovers;
 pub mod memory;
 pub mod rig;
 pub mod skip;

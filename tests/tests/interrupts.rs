@@ -12,11 +12,13 @@ use promises::rig::{run, succeed};
 use promises::skip::{find_program, needs_fuse, needs_root};
 use rustix::process::{Pid, Signal, kill_process};
 
-/// Moments per verb; ten verbs.
+/// Moments per verb; nine verbs.
 const MOMENTS: u64 = 8;
 /// Iterations that make a derivation long enough to be hit.
 const ITERATIONS: &str = "60000";
-const SMALL: [&str; 4] = ["--offset", "2048", "--luks2-keyslots-size", "992K"];
+/// Bytes before the data; room for seven keyslots.
+const HEADER: usize = 2 << 20;
+const SMALL: [&str; 4] = ["--offset", "4096", "--luks2-keyslots-size", "2016K"];
 
 /// Breaks commands off at moments spread over their length.
 struct Breaker {
@@ -80,7 +82,7 @@ fn timed(command: &mut Command) -> Duration {
 
 fn format(rig: &Rig, image: &Path) -> Command {
     let mut command = rig.luksctl(&["format", "-q", "--pbkdf", "pbkdf2", "--pbkdf-force-iterations", ITERATIONS]);
-    command.args(["--size", "5M"]).args(SMALL).arg("--key-file").arg(rig.key()).arg(image);
+    command.args(["--size", "6M"]).args(SMALL).arg("--key-file").arg(rig.key()).arg(image);
     command
 }
 
@@ -139,11 +141,11 @@ fn copies_broken_off_can_be_made_again() {
         command.arg(rig.key()).arg(&image).arg(&out);
         command
     };
-    let header = std::fs::read(&image).unwrap()[..1 << 20].to_vec();
+    let header = std::fs::read(&image).unwrap()[..HEADER].to_vec();
     let mut breaker = Breaker::new("copy-in", timed(&mut copy_in()));
     for round in 0..MOMENTS {
         breaker.run(round, &mut copy_in());
-        assert!(std::fs::read(&image).unwrap()[..1 << 20] == header, "copying in changed the header");
+        assert!(std::fs::read(&image).unwrap()[..HEADER] == header, "copying in changed the header");
         assert!(opens(&rig, &image, &rig.key()));
     }
     succeed(&mut copy_in());
@@ -202,7 +204,9 @@ fn keyslot_verbs_broken_off_lose_no_other_keyslot() {
             let (second_opens, third_opens) = (opens(&rig, &image, &second), opens(&rig, &image, &third));
             match verb {
                 "add" => assert!(second_opens && (third_opens || code != Some(0))),
-                "change" => assert!(second_opens || third_opens, "round {round}: neither the old nor the new key opens"),
+                "change" => {
+                    assert!(second_opens || third_opens, "round {round}: neither the old nor the new key opens")
+                }
                 _ => assert!(!second_opens || code != Some(0)),
             }
             // The next one copes: there is still room, whatever was left half written.
@@ -232,14 +236,15 @@ fn open_and_close_broken_off_leave_nothing_that_close_does_not_clean() {
     let mut breaker = Breaker::new("open", timed(&mut open()));
     rig.close("broken");
     for round in 0..MOMENTS {
-        let code = breaker.run(round, &mut open());
-        // Opened before the signal came, or nothing: never something in between.
+        breaker.run(round, &mut open());
+        // The same command again works, or finds the volume open: the signal came too late.
+        let again = run(&mut open());
+        assert!(matches!(again.status.code(), Some(0 | 5)), "round {round}: {again:?}");
         let closed = run(&mut rig.luksctl(&["close", "broken"]));
-        let allowed: &[i32] = if code == Some(0) { &[0] } else { &[0, 1, 4, 5] };
-        assert!(closed.status.code().is_some_and(|code| allowed.contains(&code)), "round {round}: {closed:?}");
-        leftovers::demand_none(&rig, "open, then close");
-        succeed(&mut open());
-        rig.close("broken");
+        // Opened for a client that was gone already: its server closes it by itself.
+        let by_itself = again.status.code() == Some(5) && matches!(closed.status.code(), Some(1 | 4 | 5));
+        assert!(closed.status.success() || by_itself, "round {round}: {closed:?}");
+        leftovers::demand_none(&rig, "open, open, close");
     }
     succeed(&mut open());
     let mut breaker = Breaker::new("close", timed(&mut rig.luksctl(&["close", "broken"])));
