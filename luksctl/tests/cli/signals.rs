@@ -27,7 +27,7 @@ fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
 fn a_broken_off_format_leaves_no_file() {
     for (signal, code) in [(Signal::SIGINT, 130), (Signal::SIGTERM, 143), (Signal::SIGHUP, 129)] {
         let desk = Desk::new();
-        let slow = ["--pbkdf", "pbkdf2", "--pbkdf-force-iterations", "2000000000", "--size", "20M"];
+        let slow = ["--pbkdf", "pbkdf2", "--pbkdf-force-iterations", "1000000000", "--size", "20M"];
         let mut command = desk.command(&[&["format", "-q", "-d", "key", "image"][..], &slow].concat());
         let child = command.stderr(Stdio::piped()).spawn().unwrap();
         wait_for("the file", || desk.path("image").exists());
