@@ -26,6 +26,7 @@ use crate::kdf::{
     self, ARGON2_LANES_MAX, ARGON2_MEMORY_MAX_KIB, ARGON2_MEMORY_MIN_KIB, ARGON2_TIME_MIN, KdfParams,
     PBKDF2_ITERATIONS_MIN, SALT_BYTES, check_memory,
 };
+use crate::limits::PBKDF2_ITERATIONS_MAX;
 use crate::metadata::keyslot::Argon2Variant;
 
 /// Time that unlocking a new keyslot shall take unless the caller says otherwise.
@@ -183,7 +184,7 @@ pub(crate) fn pbkdf2_iterations(
         }
     };
     let wanted = u128::from(iterations) * u128::from(target_ms) * 1000 / taken.as_micros().max(1);
-    Ok(u32::try_from(wanted).unwrap_or(u32::MAX).max(PBKDF2_ITERATIONS_MIN))
+    Ok(u32::try_from(wanted).unwrap_or(u32::MAX).clamp(PBKDF2_ITERATIONS_MIN, PBKDF2_ITERATIONS_MAX))
 }
 
 /// The most memory that a measured Argon2 may take on this machine.
@@ -337,6 +338,7 @@ mod tests {
         assert_eq!(refused(KdfChoice::Argon2id, measured), "memory in KiB");
         let pbkdf2 = KdfChoice::Pbkdf2 { hash: HashAlg::Sha256 };
         assert_eq!(refused(pbkdf2, cost(Effort::Forced { iterations: 999 })), "iterations");
+        assert_eq!(refused(pbkdf2, cost(Effort::Forced { iterations: (1 << 30) + 1 })), "iterations");
         assert_eq!(refused(pbkdf2, argon2(1000, 64, 1)), "memory");
         assert_eq!(refused(pbkdf2, KdfCost { parallel: Some(1), ..KdfCost::default() }), "lanes");
     }

@@ -18,7 +18,7 @@ use crate::env::Env;
 use crate::error::Error;
 use crate::hash::HashAlg;
 use crate::json::{decode_base64, encode_base64};
-use crate::limits::Limits;
+use crate::limits::{Limits, PBKDF2_ITERATIONS_MAX};
 use crate::metadata::keyslot::{Argon2Variant, Kdf};
 
 /// Length of the salt of every keyslot and digest, in bytes.
@@ -119,18 +119,24 @@ impl KdfParams {
         KdfParams(Params::Pbkdf2 { hash: HashAlg::Sha256, iterations: PBKDF2_ITERATIONS_MIN })
     }
 
-    /// PBKDF2 with `iterations`, refused below the floor.
+    /// PBKDF2 with `iterations`, refused below the floor and above what [`Limits`] let unlock by default.
     pub(crate) fn pbkdf2(hash: HashAlg, iterations: u32) -> Result<KdfParams, Error> {
-        within("iterations", u64::from(iterations), u64::from(PBKDF2_ITERATIONS_MIN), u64::from(u32::MAX))?;
+        within(
+            "iterations",
+            u64::from(iterations),
+            u64::from(PBKDF2_ITERATIONS_MIN),
+            u64::from(PBKDF2_ITERATIONS_MAX),
+        )?;
         Ok(KdfParams(Params::Pbkdf2 { hash, iterations }))
     }
 
-    /// Argon2 at `cost`, refused outside the floors and ceilings of luks2-format §3.6.
+    /// Argon2 at `cost`, refused outside the floors and ceilings of luks2-format §3.6 and above the default [`Limits`].
     pub(crate) fn argon2(cost: argon2::Cost) -> Result<KdfParams, Error> {
         within("time", u64::from(cost.time), u64::from(ARGON2_TIME_MIN), u64::from(u32::MAX))?;
         let (min, max) = (u64::from(ARGON2_MEMORY_MIN_KIB), u64::from(ARGON2_MEMORY_MAX_KIB));
         within("memory in KiB", u64::from(cost.memory_kib), min, max)?;
         within("cpus", u64::from(cost.lanes), 1, u64::from(ARGON2_LANES_MAX))?;
+        cost.check(&Limits::default())?;
         Ok(KdfParams(Params::Argon2(cost)))
     }
 

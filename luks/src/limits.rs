@@ -42,6 +42,11 @@ pub const SEGMENTS: u32 = 32;
 /// New digests get ids 0–7.
 pub const DIGESTS: u32 = 8;
 
+/// PBKDF2 iterations that are done for a header without being asked to, and the most that a new keyslot gets: 2^30. A machine
+/// that does 10 million a second takes 107 s for them, fifty times cryptsetup's target; and some minutes are the most that
+/// one lying keyslot may cost.
+pub const PBKDF2_ITERATIONS_MAX: u32 = 1 << 30;
+
 /// Bounds that a caller may move. The defaults open every image that cryptsetup makes and stop a hostile header
 /// from costing more than a strong machine can give.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,8 +57,7 @@ pub struct Limits {
     pub kdf_time: u32,
     /// Most lanes of one Argon2 derivation.
     pub kdf_lanes: u32,
-    /// Most PBKDF2 iterations of one derivation. Default 2^30: a machine that does 10 million a second would have been told
-    /// to take 107 s, fifty times cryptsetup's target; and some minutes are the most that one lying keyslot may cost.
+    /// Most PBKDF2 iterations of one derivation. Default [`PBKDF2_ITERATIONS_MAX`].
     pub kdf_iterations: u32,
     /// Most Argon2 work of one derivation: memory × passes, in KiB.
     pub kdf_total_work_kib: u64,
@@ -73,7 +77,7 @@ impl Default for Limits {
             kdf_memory_kib: 4 << 20,
             kdf_time: 10_000,
             kdf_lanes: 64,
-            kdf_iterations: 1 << 30,
+            kdf_iterations: PBKDF2_ITERATIONS_MAX,
             kdf_total_work_kib: 1 << 32,
             json_bytes: METADATA_SIZE_MAX.0,
             key_bytes: 512,
