@@ -39,6 +39,8 @@ const TICK: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
 const TICK_BEFORE: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
 /// A client asks for its unlock as soon as it can.
 const CLIENT_WAIT: Duration = Duration::from_secs(60);
+/// Before another try to take a connection when there is nothing left to take it with.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 /// A person between two tries.
 const TYPING_WAIT: Duration = Duration::from_secs(900);
 /// A connection that asks for nothing.
@@ -139,8 +141,14 @@ fn main_loop(
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(errno) => return Err(SessionError::errno("wait on", &server.entry.folder)(errno)),
         }
-        if let Ok((stream, _)) = listener.accept() {
-            attend(server, &connections, stream);
+        match listener.accept() {
+            Ok((stream, _)) => attend(server, &connections, stream),
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
+            // Out of descriptors, most likely: the connection stays in the queue, so poll would return at once for ever.
+            Err(error) => {
+                log::warn!("a connection cannot be taken: {error}");
+                std::thread::sleep(ACCEPT_PAUSE);
+            }
         }
         while let Ok(Some(signal)) = signals.read_signal() {
             on_signal(server, signal.ssi_signo);
