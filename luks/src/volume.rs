@@ -40,6 +40,9 @@ pub struct Volume<D: BlockIo> {
     read_only: bool,
     discards: bool,
     poisoned: AtomicBool,
+    /// Writes that wait for [`Volume::resume`].
+    waiting_writes: AtomicU64,
+    refused_writes: AtomicBool,
     buffers: BufferPool,
 }
 
@@ -63,6 +66,8 @@ impl<D: BlockIo> Volume<D> {
             read_only,
             discards: false,
             poisoned: AtomicBool::new(false),
+            waiting_writes: AtomicU64::new(0),
+            refused_writes: AtomicBool::new(false),
             buffers: BufferPool::new(CHUNK_BYTES),
         }
     }
@@ -124,6 +129,17 @@ impl<D: BlockIo> Volume<D> {
         self.gate.fail_closed();
     }
 
+    /// How many writes wait for [`Volume::resume`]. Their data is nowhere but in the memory of who sent them, and a page cache
+    /// that is told of a failure drops it.
+    pub fn waiting_writes(&self) -> u64 {
+        self.waiting_writes.load(Ordering::SeqCst)
+    }
+
+    /// Whether [`Volume::fail_suspended`] ever sent a write away.
+    pub fn has_refused_writes(&self) -> bool {
+        self.refused_writes.load(Ordering::SeqCst)
+    }
+
     /// Makes every later write and flush answer `Io`, until the volume is opened again.
     pub fn poison(&self) {
         self.poisoned.store(true, Ordering::SeqCst);
@@ -145,6 +161,25 @@ impl<D: BlockIo> Volume<D> {
 
     fn enter(&self, op: &'static str, offset: Bytes, len_bytes: u64) -> Result<Entered<'_, SegmentMap>, BlockError> {
         self.gate.enter().map_err(|_| refusal(BlockErrorKind::Suspended, op, offset.0, len_bytes))
+    }
+
+    /// As `enter`, counted while it waits and remembered if it is sent away.
+    fn enter_to_write(
+        &self,
+        op: &'static str,
+        offset: Bytes,
+        len_bytes: u64,
+    ) -> Result<Entered<'_, SegmentMap>, BlockError> {
+        if let Some(entered) = self.gate.try_enter() {
+            return Ok(entered);
+        }
+        self.waiting_writes.fetch_add(1, Ordering::SeqCst);
+        let entered = self.enter(op, offset, len_bytes);
+        if entered.is_err() {
+            self.refused_writes.store(true, Ordering::SeqCst);
+        }
+        self.waiting_writes.fetch_sub(1, Ordering::SeqCst);
+        entered
     }
 
     /// Whole blocks, inside the volume. Asks the disk for its size only when the last known one does not suffice.
@@ -267,7 +302,7 @@ impl<D: BlockIo> BlockIo for Volume<D> {
         const OP: &str = "write";
         let len_bytes = buf.len() as u64;
         self.check_writable(OP, offset, len_bytes)?;
-        let entered = self.enter(OP, offset, len_bytes)?;
+        let entered = self.enter_to_write(OP, offset, len_bytes)?;
         let map = in_force(&entered, OP)?;
         self.check_range(map, OP, offset, len_bytes)?;
         self.check_healthy(OP, offset, len_bytes)?;
@@ -287,7 +322,7 @@ impl<D: BlockIo> BlockIo for Volume<D> {
     fn write_zeroes(&self, offset: Bytes, len: Bytes) -> Result<(), BlockError> {
         const OP: &str = "write zeroes";
         self.check_writable(OP, offset, len.0)?;
-        let entered = self.enter(OP, offset, len.0)?;
+        let entered = self.enter_to_write(OP, offset, len.0)?;
         let map = in_force(&entered, OP)?;
         self.check_range(map, OP, offset, len.0)?;
         self.check_healthy(OP, offset, len.0)?;

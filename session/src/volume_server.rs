@@ -282,6 +282,15 @@ impl VolumeServer {
         }
         let volume = Arc::clone(&open.opened.volume);
         let flushes = !open.opened.read_only && !volume.is_suspended();
+        match volume.waiting_writes() {
+            0 => {}
+            // Whoever sent them may be gone already: the kernel writes back what a program left behind.
+            count => {
+                let how =
+                    format!("it is suspended and {count} writes wait; `luksctl resume {}` first", self.entry.name);
+                return Err(Failure::new(FailureKind::Busy, how));
+            }
+        }
         self.view().status.state = State::Closing;
         let early = if flushes { lost(&volume.flush()) } else { None };
         if volume.is_suspended() {
@@ -292,7 +301,8 @@ impl VolumeServer {
         let late = if flushes { lost(&volume.flush()) } else { None };
         secret::scrubbed(|| volume.suspend());
         volume.fail_suspended();
-        let lost = early.or(stopped).or(late);
+        let refused = volume.has_refused_writes().then(|| "writes came while it was suspended".to_owned());
+        let lost = early.or(stopped).or(late).or(refused);
         match &lost {
             None => log::info!("closed"),
             Some(reason) => log::error!("closed, writes were lost: {reason}"),

@@ -144,6 +144,37 @@ fn suspended_io_waits_and_goes_on_after_resume() {
 }
 
 #[test]
+fn a_suspended_volume_that_writes_wait_for_is_not_closed() {
+    if !ready("session: a_suspended_volume_that_writes_wait_for_is_not_closed") {
+        return;
+    }
+    let rig = Rig::new("waiting");
+    let image = rig.path("image");
+    rig.format_cheap(&image, "20M", &[]);
+    let device = rig.open(&image, "held");
+    succeed(&mut rig.luksctl(&["suspend", "held"]));
+    // The page cache takes the data and the descriptor is on its way out: no list of open files shows a user any more.
+    let path = device.clone();
+    let writer = std::thread::spawn(move || {
+        std::fs::File::options().write(true).open(path).unwrap().write_all(&[0x5a; 1 << 20]).unwrap();
+    });
+    sleep(Duration::from_millis(500));
+    assert!(!writer.is_finished(), "the data went somewhere");
+    let closed = run(&mut rig.luksctl(&["close", "held"]));
+    assert_eq!(closed.status.code(), Some(5), "{closed:?}");
+    assert_eq!(status(&rig, "held")["state"], "suspended");
+    succeed(rig.luksctl(&["resume", "--key-file"]).arg(rig.key()).arg("held"));
+    writer.join().unwrap();
+    rig.close("held");
+    let device = rig.open(&image, "held");
+    let mut written = vec![0; 1 << 20];
+    std::fs::File::open(device).unwrap().read_exact(&mut written).unwrap();
+    assert!(written.iter().all(|byte| *byte == 0x5a), "a write that was waited for is lost");
+    rig.close("held");
+    assert_clean(&rig);
+}
+
+#[test]
 fn a_suspended_volume_is_not_resumed_over_another_header() {
     if !ready("session: a_suspended_volume_is_not_resumed_over_another_header") {
         return;

@@ -84,18 +84,21 @@ impl<T> Gate<T> {
         Gate { stripes, waiting: Mutex::new(Waiting::Open), opened: Condvar::new(), control: Mutex::new(()) }
     }
 
+    /// Goes in unless the gate is closed; only a park is waited for.
+    pub(super) fn try_enter(&self) -> Option<Entered<'_, T>> {
+        let guard = whole(self.stripes[own_stripe()].0.read());
+        guard.is_some().then_some(Entered { guard })
+    }
+
     /// Goes in, waiting while the gate is parked or closed.
     ///
     /// # Errors
     /// [`SentAway`] if the gate is closed and [`Gate::fail_closed`] was called.
     pub(super) fn enter(&self) -> Result<Entered<'_, T>, SentAway> {
-        let stripe = &self.stripes[own_stripe()].0;
         loop {
-            let guard = whole(stripe.read());
-            if guard.is_some() {
-                return Ok(Entered { guard });
+            if let Some(entered) = self.try_enter() {
+                return Ok(entered);
             }
-            drop(guard);
             let mut waiting = whole(self.waiting.lock());
             while *waiting == Waiting::Closed {
                 waiting = whole(self.opened.wait(waiting));

@@ -291,6 +291,27 @@ fn a_suspended_volume_told_to_fail_answers_suspended() {
     volume.flush().expect("flush");
 }
 
+#[test]
+fn a_write_that_waits_is_counted_and_one_that_was_sent_away_is_remembered() {
+    let key = cipher(8, SectorSize::S512);
+    let volume = Volume::new(MemDisk::new(Bytes(64 * KIB)), one_key(&key, 0), false);
+    volume.suspend();
+    std::thread::scope(|scope| {
+        let waiter = scope.spawn(|| volume.write_at(Bytes(0), &[1u8; 512], false));
+        while volume.waiting_writes() == 0 {
+            std::thread::yield_now();
+        }
+        volume.resume(one_key(&key, 0));
+        waiter.join().expect("thread").expect("resumed");
+    });
+    assert!(volume.waiting_writes() == 0 && !volume.has_refused_writes());
+    volume.suspend();
+    volume.fail_suspended();
+    assert!(volume.read_at(Bytes(0), &mut [0u8; 512]).is_err() && !volume.has_refused_writes(), "a read loses nothing");
+    volume.write_at(Bytes(0), &[2u8; 512], false).expect_err("sent away");
+    assert!(volume.waiting_writes() == 0 && volume.has_refused_writes());
+}
+
 /// A disk whose next write or flush fails as told.
 struct Failing {
     inner: MemDisk,
