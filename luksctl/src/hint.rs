@@ -25,6 +25,7 @@ pub(crate) fn of_luks(path: &Path, error: &Error) -> Option<String> {
         Error::NoValidCopy { .. } => {
             "both copies are damaged: restore a header backup (`cryptsetup luksHeaderRestore`)".to_owned()
         }
+        Error::KdfLimit { value, min, .. } if value < min => format!("it must be at least {min}"),
         Error::KdfLimit { .. } => {
             "if you trust this image, raise --max-kdf-memory, --max-kdf-time or --max-kdf-iterations".to_owned()
         }
@@ -84,6 +85,7 @@ pub(crate) fn of_session(error: &SessionError) -> Option<String> {
         SessionError::Busy { name, .. } => format!("unmount it (`luksctl status {name}` says where), then close it"),
         SessionError::NoKey { .. } => "try again, or look with `luksctl keyslot list IMAGE`".to_owned(),
         SessionError::LostWrites { name, .. } => format!("check the file system after opening {name} again"),
+        SessionError::NotSynced { .. } => "check the file system, and that the image has room to grow".to_owned(),
         SessionError::Name { .. } => "use letters, digits, dot, underscore and dash".to_owned(),
         SessionError::Refused(failure) => return of_failure(failure.kind),
         SessionError::Luks { path, source } => return of_luks(path, source),

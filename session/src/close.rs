@@ -83,10 +83,8 @@ pub fn close(run: &RunDir, name: &str, options: &CloseOptions) -> Result<CloseRe
 fn close_live(run: &RunDir, entry: &Entry, options: &CloseOptions) -> Result<CloseReport, SessionError> {
     let lock = entry.lock_file(false)?;
     let state = crate::status::status(run, entry.name.as_str())?.state;
-    if state == crate::State::Open {
-        // What the kernel caches is written back from here: the server's own detaching is short then.
-        sync_device(&entry.device());
-    }
+    // What the kernel caches is written back from here: the server's own detaching is short then.
+    let synced = if state == crate::State::Open { sync_device(&entry.device()) } else { Ok(()) };
     let mut client = Client::connect(entry, CONNECT_WAIT)?;
     let lost = match client.call(Request::Stop, None, options.wait) {
         Ok(Reply::Stopped { lost }) => lost,
@@ -95,7 +93,11 @@ fn close_live(run: &RunDir, entry: &Entry, options: &CloseOptions) -> Result<Clo
             return Err(SessionError::Protocol { name: entry.name.to_string(), what });
         }
         Err(SessionError::Refused(failure)) if failure.kind == FailureKind::Busy => {
-            return Err(SessionError::Busy { name: entry.name.to_string(), how: failure.message });
+            let how = match synced {
+                Ok(()) => failure.message,
+                Err(reason) => format!("{}; and writes were lost: {reason}", failure.message),
+            };
+            return Err(SessionError::Busy { name: entry.name.to_string(), how });
         }
         Err(error) => return Err(error),
     };
@@ -103,7 +105,7 @@ fn close_live(run: &RunDir, entry: &Entry, options: &CloseOptions) -> Result<Clo
         let what = format!("the end of the server of {}", entry.name);
         return Err(SessionError::Timeout { what, seconds: options.wait.as_secs() });
     }
-    match lost {
+    match lost.or(synced.err()) {
         Some(reason) => Err(SessionError::LostWrites { name: entry.name.to_string(), reason }),
         None => Ok(CloseReport::Closed),
     }

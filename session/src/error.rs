@@ -118,6 +118,14 @@ pub enum SessionError {
         /// What failed.
         reason: String,
     },
+    /// What the kernel had cached for an open volume could not be written; the volume stays as it is.
+    #[error("writes to {name} were lost: {reason}")]
+    NotSynced {
+        /// The volume.
+        name: String,
+        /// What failed.
+        reason: String,
+    },
     /// The run directory is not safe to use.
     #[error("{} cannot be used as run directory: {reason}", path.display())]
     RunDirectory {

@@ -22,7 +22,7 @@ use crate::open::{OpenRequest, open};
 use crate::registry::{Liveness, liveness};
 use crate::run_dir::{Entry, NAME_MAX_BYTES, RunDir, replace_file};
 use crate::spawn::{ServerCommand, search_path};
-use crate::suspend::sync_device;
+use crate::suspend::{sync_device, sync_file_system};
 use crate::{SessionError, busy, mount_table};
 
 /// How long fuse2fs may write after its unmount.
@@ -164,6 +164,12 @@ pub fn umount(run: &RunDir, directory: &Path) -> Result<UmountReport, SessionErr
         .map_err(SessionError::io("find", directory))?;
     let entry = mounted_volume(run, &directory)?;
     let closes = Record::read(&entry).is_some_and(|record| record.close_on_umount);
+    // unmount(2) tells nobody of a page that could not be written.
+    let is_open = crate::status::status(run, entry.name.as_str())?.state == crate::State::Open;
+    let synced = if is_open { sync_file_system(&directory) } else { Ok(()) };
+    if let Err(reason) = &synced {
+        log::warn!("{reason}");
+    }
     match unmount(&directory, UnmountFlags::NOFOLLOW) {
         Ok(()) => {}
         Err(Errno::BUSY) => return Err(in_use(&entry, &directory)),
@@ -182,9 +188,16 @@ pub fn umount(run: &RunDir, directory: &Path) -> Result<UmountReport, SessionErr
         return Ok(UmountReport { name, closed: false });
     }
     wait_for_last_writes(&entry)?;
-    sync_device(&entry.device());
+    let synced = synced.and(sync_device(&entry.device()));
     if closes {
         close(run, &name, &CloseOptions::default())?;
+    }
+    if let Err(reason) = synced {
+        return Err(if closes {
+            SessionError::LostWrites { name, reason }
+        } else {
+            SessionError::NotSynced { name, reason }
+        });
     }
     Ok(UmountReport { name, closed: closes })
 }

@@ -24,15 +24,17 @@ const RESUME_WAIT: Duration = Duration::from_secs(1800);
 /// Stops the I/O of `name` and wipes its keys from memory. I/O then waits until [`resume`].
 ///
 /// # Errors
-/// [`SessionError::NotOpen`], and [`SessionError::Refused`] if it is suspended already or cannot be flushed.
+/// [`SessionError::NotOpen`], [`SessionError::NotSynced`] if the kernel could not write back what it had cached, and
+/// [`SessionError::Refused`] if it is suspended already or cannot be flushed.
 pub fn suspend(run: &RunDir, name: &str) -> Result<(), SessionError> {
     let entry = run.entry(&name.parse()?);
     let now = status(run, name)?;
     if now.state == crate::State::Open {
-        for point in &now.mount_points {
-            sync_file_system(point);
+        let mut synced: Vec<_> = now.mount_points.iter().map(|point| sync_file_system(point)).collect();
+        synced.push(sync_device(&entry.device()));
+        if let Some(reason) = synced.into_iter().find_map(Result::err) {
+            return Err(SessionError::NotSynced { name: entry.name.to_string(), reason });
         }
-        sync_device(&entry.device());
     }
     let mut client = connect(&entry)?;
     expect_done(&entry, client.call(Request::Suspend, None, SUSPEND_WAIT)?)
@@ -71,16 +73,29 @@ fn expect_done(entry: &Entry, reply: Reply) -> Result<(), SessionError> {
     }
 }
 
-fn sync_file_system(point: &Path) {
-    let synced = File::open(point).and_then(|folder| Ok(rustix::fs::syncfs(&folder)?));
-    if let Err(error) = synced {
-        log::warn!("cannot sync the file system on {}: {error}", point.display());
+/// Writes back what the kernel caches for the file system on `point`; see [`sync_device`].
+pub(crate) fn sync_file_system(point: &Path) -> Result<(), String> {
+    match File::open(point) {
+        Ok(folder) => rustix::fs::syncfs(&folder).map_err(|errno| not_written(point, &errno.into())),
+        Err(error) => {
+            log::warn!("cannot sync the file system on {}: {error}", point.display());
+            Ok(())
+        }
     }
 }
 
-/// Writes back what the kernel caches for the device. The server flushes again and has the last word on errors.
-pub(crate) fn sync_device(device: &Path) {
-    if let Err(error) = File::open(device).and_then(|device| device.sync_all()) {
-        log::warn!("cannot sync {}: {error}", device.display());
+/// Writes back what the kernel caches for the device. Linux tells of a page that it could not write and dropped only here,
+/// and once: the error must not be lost. A device that cannot be opened has been told of elsewhere.
+pub(crate) fn sync_device(device: &Path) -> Result<(), String> {
+    match File::open(device) {
+        Ok(node) => node.sync_all().map_err(|error| not_written(device, &error)),
+        Err(error) => {
+            log::warn!("cannot sync {}: {error}", device.display());
+            Ok(())
+        }
     }
+}
+
+fn not_written(what: &Path, error: &std::io::Error) -> String {
+    format!("the kernel could not write back all that it had cached for {}: {error}", what.display())
 }

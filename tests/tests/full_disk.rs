@@ -159,3 +159,43 @@ fn an_open_volume_on_a_full_disk_fails_its_writes_and_closes() {
     assert!(found.iter().all(|byte| *byte == 7), "what was synced is lost");
     rig.close("full");
 }
+
+#[test]
+fn pages_that_found_no_room_are_told_of_by_close_suspend_and_umount() {
+    let test = "full_disk: pages_that_found_no_room_are_told_of_by_close_suspend_and_umount";
+    if !ready(test) || !needs_fuse(test) || !needs_programs(test, &["mkfs.ext4"]) {
+        return;
+    }
+    let rig = Rig::new("pages");
+    let folder = small_disk(&rig, "24m");
+    let image = folder.join("image");
+    // Nobody waits for these writes: dd and cp end with 0 before the kernel writes back.
+    let overfill = |path: &Path| {
+        let of = format!("of={}", path.display());
+        run(Command::new("dd").args(["if=/dev/urandom", "bs=1M", "count=30", "conv=notrunc", "status=none"]).arg(of));
+    };
+    let lost = |output: &Output| {
+        let words = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && words.contains("were lost"), "{output:?}");
+    };
+    rig.format_cheap(&image, "64M", &["--sparse", "--offset", "2048", "--luks2-keyslots-size", "992K"]);
+    overfill(&std::fs::canonicalize(rig.open(&image, "pages")).unwrap());
+    lost(&run(&mut rig.luksctl(&["close", "pages"])));
+    assert!(!rig.run_dir().join("pages").exists(), "closed all the same");
+
+    overfill(&std::fs::canonicalize(rig.open(&image, "pages")).unwrap());
+    lost(&run(&mut rig.luksctl(&["suspend", "pages"])));
+    rig.close("pages");
+
+    std::fs::remove_file(&image).unwrap();
+    rig.format_cheap(&image, "64M", &["--sparse", "--offset", "2048", "--luks2-keyslots-size", "992K"]);
+    let device = rig.open(&image, "pages");
+    succeed(Command::new("mkfs.ext4").args(["-q", "-E", "nodiscard,lazy_itable_init=1"]).arg(&device));
+    rig.close("pages");
+    let point = rig.path("point");
+    std::fs::create_dir(&point).unwrap();
+    succeed(rig.luksctl(&["mount", "--key-file"]).arg(rig.key()).arg(&image).arg(&point));
+    overfill(&point.join("file"));
+    lost(&run(rig.luksctl(&["umount"]).arg(&point)));
+    leftovers::demand_none(&rig, "lost pages");
+}
