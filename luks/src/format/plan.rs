@@ -15,7 +15,7 @@ use crate::edit::names;
 use crate::error::Error;
 use crate::format::FormatParams;
 use crate::hash::HashAlg;
-use crate::limits::{KEYSLOTS_SIZE_MAX, KEYSLOTS_SIZE_UNIT, METADATA_SIZE_MIN, METADATA_SIZES};
+use crate::limits::{KEYSLOTS, KEYSLOTS_SIZE_MAX, KEYSLOTS_SIZE_UNIT, METADATA_SIZE_MIN, METADATA_SIZES};
 
 /// Where data starts unless said otherwise; header and keyslots fill what is before it.
 pub const HEADER_SIZE_DEFAULT: Bytes = Bytes(16 << 20);
@@ -102,10 +102,13 @@ impl fmt::Display for FormatPlan {
 ///
 /// # Errors
 /// [`Error::Parameter`] names the parameter, its value and what it may be; [`Error::DeviceTooSmall`]; cipher and hash
-/// names that are not known.
+/// names that are not known; [`Error::KeyslotRange`].
 pub fn plan(params: &FormatParams, header: &Geometry, data: &Geometry) -> Result<FormatPlan, Error> {
     let spec = CipherSpec::parse_shorthand(&params.cipher)?;
     let key_size_bytes = key_size(&spec, params.key_size_bits)?;
+    if params.keyslot.0 >= KEYSLOTS {
+        return Err(Error::KeyslotRange { keyslot: params.keyslot });
+    }
     let mut warnings = Vec::new();
     let layout = Layout::of(params, &mut warnings)?;
     let header_size = Bytes(layout.metadata_size.0 * 2 + layout.keyslots_size.0);
