@@ -5,6 +5,8 @@ pub(crate) mod kdf;
 pub(crate) mod key;
 pub(crate) mod target;
 
+use std::ffi::OsString;
+
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
@@ -123,14 +125,15 @@ pub(crate) fn parse() -> Result<Cli, Code> {
             Code::Wrong
         }
         _ => {
-            crate::output::words(&usage_error(&error.render().to_string()));
+            let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
+            crate::output::words(&usage_error(&error.render().to_string(), &arguments));
             Code::Wrong
         }
     })
 }
 
 /// clap's words in the shape of every other error here: what is wrong, then the next command.
-fn usage_error(rendered: &str) -> String {
+fn usage_error(rendered: &str, arguments: &[OsString]) -> String {
     let words = rendered.strip_prefix("error: ").unwrap_or(rendered);
     let body = words.split("\n\nUsage:").next().unwrap_or(words);
     let body = body.split("\n\nFor more information").next().unwrap_or(body).trim_end();
@@ -139,7 +142,20 @@ fn usage_error(rendered: &str) -> String {
         let words = usage.split(' ').take_while(|word| word.starts_with(|c: char| c.is_ascii_lowercase()));
         words.collect::<Vec<_>>().join(" ")
     });
-    format!("luksctl: {body}\nhint: {} --help", verb.filter(|verb| !verb.is_empty()).as_deref().unwrap_or("luksctl"))
+    let verb = verb.filter(|verb| !verb.is_empty()).unwrap_or_else(|| verb_of(arguments));
+    format!("luksctl: {body}\nhint: {verb} --help")
+}
+
+/// "luksctl keyslot add" of what was typed: clap shows no usage where only a value is wrong.
+fn verb_of(arguments: &[OsString]) -> String {
+    let mut command = command();
+    let mut words = vec!["luksctl".to_owned()];
+    for argument in arguments.iter().filter(|argument| !argument.as_encoded_bytes().starts_with(b"-")) {
+        let Some(below) = command.find_subcommand(argument).cloned() else { break };
+        words.push(below.get_name().to_owned());
+        command = below;
+    }
+    words.join(" ")
 }
 
 /// The whole command, for manual pages and completions.
@@ -159,15 +175,19 @@ mod tests {
     #[test]
     fn usage_errors_say_the_next_command() {
         let error = Cli::try_parse_from(["luksctl", "format", "--no-such"]).unwrap_err();
-        let text = usage_error(&error.render().to_string());
+        let text = usage_error(&error.render().to_string(), &[]);
         assert!(text.starts_with("luksctl: unexpected argument '--no-such'"), "{text}");
         assert!(text.ends_with("hint: luksctl format --help"), "{text}");
         assert!(!text.contains("Usage"), "{text}");
         let error = Cli::try_parse_from(["luksctl", "keyslot", "kill", "image"]).unwrap_err();
-        let text = usage_error(&error.render().to_string());
+        let text = usage_error(&error.render().to_string(), &[]);
         assert!(text.ends_with("hint: luksctl keyslot kill --help"), "{text}");
+        let typed = ["luksctl", "-q", "keyslot", "add", "-T", "0", "image"];
+        let error = Cli::try_parse_from(typed).unwrap_err();
+        let text = usage_error(&error.render().to_string(), &typed[1..].iter().map(OsString::from).collect::<Vec<_>>());
+        assert!(text.ends_with("hint: luksctl keyslot add --help"), "{text}");
         let error = Cli::try_parse_from(["luksctl", "frobnicate"]).unwrap_err();
-        assert!(usage_error(&error.render().to_string()).ends_with("hint: luksctl --help"));
+        assert!(usage_error(&error.render().to_string(), &[]).ends_with("hint: luksctl --help"));
     }
 
     #[test]

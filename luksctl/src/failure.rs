@@ -68,7 +68,12 @@ impl Failure {
             Some(source) => hint::of_open(image, source),
             None => hint::of_block(image, error),
         };
-        Failure { code: exit::of_block_open(error), hint, message: format!("{}: {}", image.display(), chain(error)) }
+        // "open of 0 bytes at byte 0" says less than the system's own words.
+        let message = match &error.source {
+            Some(source) if error.op == "open" => format!("opening {}: {source}", image.display()),
+            _ => format!("{}: {}", image.display(), chain(error)),
+        };
+        Failure { code: exit::of_block_open(error), hint, message }
     }
 
     /// What the session of open volumes says.
@@ -95,6 +100,11 @@ impl Failure {
             hint: hint::of_write(path, error),
             message: format!("{what} {}: {error}", path.display()),
         }
+    }
+
+    /// With the real name where a hint says `IMAGE`.
+    pub(crate) fn about(self, image: &Path) -> Failure {
+        Failure { hint: self.hint.map(|hint| hint.replace("IMAGE", &image.display().to_string())), ..self }
     }
 
     /// The exit code.

@@ -59,6 +59,18 @@ impl Image {
         &self.header
     }
 
+    /// Refuses a `file` of plaintext that is the image or its header under whatever name: copying would destroy both.
+    pub(crate) fn refuse_itself(&self, file: &Path) -> Result<(), Failure> {
+        use std::os::unix::fs::MetadataExt as _;
+        let Ok(found) = file.metadata() else { return Ok(()) };
+        let number = (found.dev(), found.ino());
+        if number != self.data.identity() && number != self.header.identity() {
+            return Ok(());
+        }
+        Err(Failure::wrong(format!("{}: is the container itself, not a place for its plaintext", file.display()))
+            .with_hint("name another file"))
+    }
+
     /// Reads and checks the header.
     pub(crate) fn load(&self, limits: &Limits) -> Result<luks::Header, Failure> {
         luks::load(&self.header, limits).map_err(|error| Failure::of_luks(self.header.path(), error))

@@ -34,14 +34,18 @@ impl KeySource {
         KeySource::chosen(path, args.key_fd, args.keyfile_offset, args.keyfile_size, args.tries)
     }
 
-    /// The source of a new passphrase, beside one that unlocks.
-    pub(crate) fn new_beside(args: &NewKeyFileArgs, positional: Option<&PathBuf>) -> Result<KeySource, Failure> {
+    /// The source of a new passphrase, beside one that unlocks and may be asked for `tries` times.
+    pub(crate) fn new_beside(
+        args: &NewKeyFileArgs,
+        positional: Option<&PathBuf>,
+        tries: u32,
+    ) -> Result<KeySource, Failure> {
         if positional.is_some() && args.new_keyfile.is_some() {
             return Err(Failure::wrong("two new key files are given: one after the image, and --new-keyfile")
                 .with_hint("leave one of them out"));
         }
         let path = positional.or(args.new_keyfile.as_ref()).map(PathBuf::as_path);
-        KeySource::chosen(path, None, args.new_keyfile_offset, args.new_keyfile_size, 1)
+        KeySource::chosen(path, None, args.new_keyfile_offset, args.new_keyfile_size, tries)
     }
 
     fn chosen(
@@ -95,16 +99,24 @@ impl KeySource {
     /// The passphrase for `volume`.
     pub(crate) fn passphrase(&mut self, volume: &str, purpose: Purpose, attempt: u32) -> Result<Secret, Failure> {
         let request = KeyRequest { volume, purpose, attempt };
-        match self.key_for(&request) {
-            Ok(Some(secret)) => Ok(secret),
-            Ok(None) => Err(Failure::wrong(format!("{volume}: the key source has no passphrase for it"))),
-            Err(error) => Err(Failure::of_key_source(&error)),
+        answer(volume, self.key_for(&request))
+    }
+
+    /// A new passphrase; a person who did not type the same twice is asked again.
+    fn typed_alike(&mut self, volume: &str) -> Result<Secret, Failure> {
+        let request = KeyRequest { volume, purpose: Purpose::NewPassphrase, attempt: 1 };
+        for _ in 1..self.tries() {
+            match self.provider.key_for(&request) {
+                Err(error @ KeySourceError::Mismatch) => crate::output::words(&format!("luksctl: {error}")),
+                other => return answer(volume, other),
+            }
         }
+        answer(volume, self.provider.key_for(&request))
     }
 
     /// A new passphrase for `volume`; its quality is looked at when a person typed it.
     pub(crate) fn new_passphrase(&mut self, volume: &str, args: &NewKeyArgs) -> Result<Secret, Failure> {
-        let passphrase = self.passphrase(volume, Purpose::NewPassphrase, 1)?;
+        let passphrase = self.typed_alike(volume)?;
         if args.force_password {
             return Ok(passphrase);
         }
@@ -119,6 +131,14 @@ impl KeySource {
             ));
         }
         Ok(passphrase)
+    }
+}
+
+fn answer(volume: &str, result: Result<Option<Secret>, KeySourceError>) -> Result<Secret, Failure> {
+    match result {
+        Ok(Some(secret)) => Ok(secret),
+        Ok(None) => Err(Failure::wrong(format!("{volume}: the key source has no passphrase for it"))),
+        Err(error) => Err(Failure::of_key_source(&error)),
     }
 }
 

@@ -21,7 +21,7 @@ pub(crate) struct KeyArgs {
     /// Read the passphrase from this open descriptor, to its end
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(0..))]
     pub(crate) key_fd: Option<RawFd>,
-    /// How often a prompt asks again after a wrong passphrase
+    /// How often a prompt asks, after a wrong passphrase or a new one that was not typed the same twice
     #[arg(hide_short_help = true, short = 'T', long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
     pub(crate) tries: u32,
 }

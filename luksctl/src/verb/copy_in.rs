@@ -56,6 +56,9 @@ pub(crate) fn run(args: &CopyInArgs, common: &Common) -> Result<Code, Failure> {
     let (input, length) = input(args)?;
     let mut source = KeySource::unlocking(&args.key, None)?;
     let image = Image::open(&args.target, Access::ChangeData)?;
+    if args.file != Path::new("-") {
+        image.refuse_itself(&args.file)?;
+    }
     let _in_use = image.lock_use(false)?;
     let container = image.container(&image::limits(&args.limits))?;
     let ask = Ask { keyslot: args.key_slot, unlock: luks::Purpose::DefaultSegment, purpose: secret::Purpose::Unlock };

@@ -18,10 +18,10 @@ use crate::failure::Failure;
 use crate::image::{self, Access, Image};
 use crate::interrupt::Interrupt;
 use crate::keys::KeySource;
-use crate::output;
 use crate::part_file::PartFile;
 use crate::progress::Progress;
 use crate::unlock::{self, Ask};
+use crate::{occupied, output};
 
 /// Plaintext moved at once.
 pub(super) const CHUNK_BYTES: usize = 1 << 20;
@@ -73,6 +73,10 @@ pub(crate) fn run(args: &CopyOutArgs, common: &Common) -> Result<Code, Failure> 
     }
     let mut source = KeySource::unlocking(&args.key, None)?;
     let image = Image::open(&args.target, Access::Read)?;
+    if !to_stdout {
+        image.refuse_itself(&args.file)?;
+        refuse_in_use(&args.file)?;
+    }
     let _in_use = image.lock_use(true)?;
     let container = image.container(&image::limits(&args.limits))?;
     let ask = Ask { keyslot: args.key_slot, unlock: luks::Purpose::DefaultSegment, purpose: secret::Purpose::Unlock };
@@ -101,6 +105,11 @@ pub(crate) fn run(args: &CopyOutArgs, common: &Common) -> Result<Code, Failure> 
         output::words(&format!("Copied {} out.", Bytes(end.0 - start.0)));
     }
     Ok(Code::Success)
+}
+
+/// An existing file that is mounted, attached or open would go on living without a name, and its new content be lost.
+fn refuse_in_use(file: &Path) -> Result<(), Failure> {
+    if file.symlink_metadata().is_ok_and(|found| found.is_file()) { occupied::refuse(file) } else { Ok(()) }
 }
 
 /// From where to where; inside the volume.

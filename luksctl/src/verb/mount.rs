@@ -54,7 +54,7 @@ pub(crate) fn run(args: &MountArgs, common: &Common) -> Result<Code, Failure> {
     let options = MountOptions { read_only: args.how.readonly, options: args.options.clone(), close_on_umount: true };
     let server = ServerCommand::this_program();
     let mounted = session::mount_image(&super::run_dir()?, &request, &args.folder, &options, &mut source, &server)
-        .map_err(Failure::of_session)?;
+        .map_err(|error| Failure::of_session(error).about(&args.target.image))?;
     if args.report.json {
         output::json(&json!({ "image": output::path(&args.target.image), "mounted": mounted }))?;
     } else {

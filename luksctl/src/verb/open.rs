@@ -67,7 +67,7 @@ pub(crate) fn run(args: &OpenArgs, common: &Common) -> Result<Code, Failure> {
     };
     let request = request(&args.target, name, args.key_slot, &args.how, &args.limits, &source)?;
     let opened = session::open(&super::run_dir()?, &request, &mut source, &ServerCommand::this_program())
-        .map_err(Failure::of_session)?;
+        .map_err(|error| Failure::of_session(error).about(&args.target.image))?;
     if args.report.json {
         output::json(&json!({ "image": output::path(&args.target.image), "opened": opened }))?;
     } else {

@@ -48,13 +48,14 @@ pub(crate) struct AddArgs {
 }
 
 /// Adds a keyslot.
-pub(crate) fn run(args: &AddArgs, _common: &Common) -> Result<Code, Failure> {
+pub(crate) fn run(args: &AddArgs, common: &Common) -> Result<Code, Failure> {
     let (existing, wanted) = match args.new_key_slot {
         Some(new) => (args.key_slot, Some(new)),
         None => (None, args.key_slot),
     };
     let mut source = KeySource::unlocking(&args.key, None)?;
-    let mut new_source = KeySource::new_beside(&args.new_file, args.new_key_file.as_ref())?;
+    let new_source = KeySource::new_beside(&args.new_file, args.new_key_file.as_ref(), args.key.tries)?;
+    let mut new_source = new_source.asking_once(common.batch_mode && !args.new_key.verify_passphrase);
     let image = Image::open(&args.target, Access::ChangeHeader)?;
     let mut container = image.container(&image::limits(&args.limits))?;
     let ask = Ask { keyslot: existing, unlock: luks::Purpose::DefaultSegment, purpose: Purpose::ExistingPassphrase };

@@ -43,9 +43,10 @@ pub(crate) struct ChangeArgs {
 }
 
 /// Changes a passphrase.
-pub(crate) fn run(args: &ChangeArgs, _common: &Common) -> Result<Code, Failure> {
+pub(crate) fn run(args: &ChangeArgs, common: &Common) -> Result<Code, Failure> {
     let mut source = KeySource::unlocking(&args.key, None)?;
-    let mut new_source = KeySource::new_beside(&args.new_file, args.new_key_file.as_ref())?;
+    let new_source = KeySource::new_beside(&args.new_file, args.new_key_file.as_ref(), args.key.tries)?;
+    let mut new_source = new_source.asking_once(common.batch_mode && !args.new_key.verify_passphrase);
     let image = Image::open(&args.target, Access::ChangeHeader)?;
     let mut container = image.container(&image::limits(&args.limits))?;
     let ask = Ask { keyslot: args.key_slot, unlock: luks::Purpose::AnyDigest, purpose: Purpose::ExistingPassphrase };
