@@ -324,3 +324,55 @@ fn outputs_that_take_nothing_are_errors() {
     run(closed.args(["-c", script]).arg(promises::bins::luksctl()).arg(&image));
     assert!(std::fs::read(&image).unwrap() == before);
 }
+
+#[test]
+fn a_container_is_never_copied_over_itself_or_over_one_in_use() {
+    let test = "bad_input: a_container_is_never_copied_over_itself_or_over_one_in_use";
+    let (rig, image) = rig();
+    let before = std::fs::read(&image).unwrap();
+    std::fs::hard_link(&image, rig.path("link")).unwrap();
+    std::os::unix::fs::symlink(&image, rig.path("symlink")).unwrap();
+    for name in ["image", "link", "symlink"] {
+        for verb in ["copy-out", "copy-in"] {
+            let mut command = rig.luksctl(&[verb, "--force", "--key-file"]);
+            refused(&run(command.arg(rig.key()).arg(&image).arg(rig.path(name))), 1, "the container itself");
+        }
+    }
+    if needs_root(test) && needs_fuse(test) {
+        let other = rig.path("other");
+        std::fs::copy(&image, &other).unwrap();
+        let _device = rig.open(&other, "other");
+        let mut command = rig.luksctl(&["copy-out", "--force", "--key-file"]);
+        refused(&run(command.arg(rig.key()).arg(&image).arg(&other)), 5, "in use");
+        rig.close("other");
+        assert!(std::fs::read(&other).unwrap() == before);
+    }
+    assert!(std::fs::read(&image).unwrap() == before);
+}
+
+#[test]
+fn a_plan_refuses_what_format_would_refuse() {
+    let (rig, image) = rig();
+    // Large enough for everything else that is a default.
+    std::fs::OpenOptions::new().write(true).open(&image).unwrap().set_len(20 << 20).unwrap();
+    let before = std::fs::read(&image).unwrap();
+    for (options, said) in [
+        (["-S", "32"], "ids are 0 to 31"),
+        (["--key-size", "384"], "256 or 512 bits"),
+        (["--cipher", "aes-ecb"], "aes-ecb"),
+        (["--hash", "md5"], "md5"),
+        (["--label", "a label of forty-eight bytes, which is one too many"], "at most 47 bytes"),
+        (["--uuid", "nonsense"], "nonsense"),
+        (["--luks2-metadata-size", "20K"], "20480 bytes"),
+        (["--offset", "7"], "3584 bytes"),
+    ] {
+        for dry in [&["--dry-run"][..], &["-q"]] {
+            let mut command = rig.luksctl(&["format", "--force"]);
+            command.args(dry).args(options).arg("--key-file").arg(rig.key()).arg(&image);
+            let output = run(&mut command);
+            assert_eq!(output.status.code(), Some(1), "{options:?}: {output:?}");
+            assert!(words(&output).contains(said), "{options:?}: {output:?}");
+        }
+    }
+    assert!(std::fs::read(&image).unwrap() == before);
+}
