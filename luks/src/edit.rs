@@ -116,6 +116,10 @@ impl<H: HeaderStore, D: BlockIo> Container<H, D> {
             return Err(Error::ConcurrentUpdate { seqid: self.header.seqid() });
         }
         requirements::check(&fresh.metadata().config, action)?;
+        if fresh.seqid() == u64::MAX {
+            // Known before an area is wiped that the header would go on naming.
+            return Err(Error::SeqidExhausted);
+        }
         self.header = fresh;
         change(&mut Edit { store: &self.store, header: &mut self.header, poisoned: &mut self.poisoned })
     }

@@ -58,6 +58,12 @@ pub enum Error {
         /// The sequence number that was read.
         seqid: u64,
     },
+    /// The header was changed so often that its sequence number has no successor.
+    #[error(
+        "the header's sequence number {} is the highest there is: it cannot be changed any more; nothing was written",
+        u64::MAX
+    )]
+    SeqidExhausted,
     /// A write of this header failed half-way; the copy in memory is not to be trusted.
     #[error("an earlier write of this header failed; reopen the container before changing it")]
     Poisoned,

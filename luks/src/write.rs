@@ -56,7 +56,7 @@ impl Header {
 ///
 /// # Errors
 /// [`Error::Invalid`] if the metadata breaks a rule or does not fit, [`Error::ConcurrentUpdate`] if the disk changed since
-/// it was read, [`Error::Poisoned`] after an earlier failure: nothing was written. An error of the disk: it is unknown how
+/// it was read, [`Error::SeqidExhausted`], [`Error::Poisoned`] after an earlier failure: nothing was written. An error of the disk: it is unknown how
 /// much was written, and the header refuses further commits.
 pub(crate) fn commit<D: BlockIo + ?Sized>(disk: &D, header: &mut Header) -> Result<(), Error> {
     if header.poisoned {
@@ -69,7 +69,7 @@ pub(crate) fn commit<D: BlockIo + ?Sized>(disk: &D, header: &mut Header) -> Resu
     let metadata = Metadata::parse(&text, size)?;
     let json_area = json_area_of(&text, header.binary.json_size())?;
     check_unchanged(disk, header)?;
-    let seqid = header.binary.seqid.checked_add(1).ok_or(Error::ConcurrentUpdate { seqid: u64::MAX })?;
+    let seqid = header.binary.seqid.checked_add(1).ok_or(Error::SeqidExhausted)?;
 
     header.poisoned = true;
     let mut written = Vec::with_capacity(2);

@@ -62,6 +62,21 @@ fn a_keyslot_is_added_bound_and_opens() {
 }
 
 #[test]
+fn a_header_that_cannot_be_written_again_loses_no_keyslot() {
+    let (disk, mut container) = sample();
+    add(&mut container, "second", &cheap()).expect("add");
+    let mut header = load_unlocked(&disk, &Limits::default()).expect("load");
+    header.binary.seqid = u64::MAX - 1;
+    write::commit(&disk, &mut header).expect("the last commit");
+    assert_eq!(header.seqid(), u64::MAX);
+    let mut container = open(&disk);
+    let killed = container.keyslot_kill(&fixed().env(), KeyslotId(1), LastSlot::Refuse);
+    assert!(matches!(killed, Err(Error::SeqidExhausted)), "{killed:?}");
+    assert!(matches!(add(&mut container, "third", &cheap()), Err(Error::SeqidExhausted)));
+    try_slot(&open(&disk), 1, "second").expect("nothing was written, as the error says");
+}
+
+#[test]
 fn ids_and_areas_run_out_by_name() {
     let (_, mut container) = sample();
     assert!(matches!(add(&mut container, "x", &at(0)), Err(Error::KeyslotInUse { .. })));
