@@ -15,6 +15,8 @@ use rustix::process::{
 };
 use rustix::thread::{CapabilitySet, capabilities};
 
+/// What the pages of one volume's keys take at the least.
+const KEYS_MIN_BYTES: u64 = 64 << 10;
 const OOM_SCORE_NEVER: &str = "-1000";
 
 /// Hardens this process and returns what the system denied, one line each. To be called before any thread starts.
@@ -36,7 +38,8 @@ pub(crate) fn harden() -> Vec<String> {
         note("locking all memory", mlockall(flags).map_err(Into::into));
     } else {
         let limit = getrlimit(Resource::Memlock).current.unwrap_or(u64::MAX);
-        denied.push(format!("locking all memory: the limit is {limit} bytes (only key pages are locked)"));
+        let locked = if limit < KEYS_MIN_BYTES { "keys may be swapped, too" } else { "only key pages are locked" };
+        denied.push(format!("locking all memory: the limit is {limit} bytes ({locked})"));
     }
     denied
 }

@@ -2,6 +2,7 @@
 //! two `close`, somebody who looks at every device while a volume closes.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr)]
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,6 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use promises::Rig;
 use promises::leftovers;
 use promises::rig::{run, succeed};
+use promises::skip;
 use promises::skip::{needs_fuse, needs_programs, needs_root};
 
 const SMALL: [&str; 4] = ["--offset", "2048", "--luks2-keyslots-size", "992K"];
@@ -102,6 +104,74 @@ fn lockable_memory_may_be_short_or_missing() {
         }
     }
     leftovers::demand_none(&rig, "short memory");
+}
+
+/// A control group that allows 200 MiB, of version 1 or 2; removed on drop.
+struct Scarce(PathBuf);
+
+impl Scarce {
+    fn new() -> Option<Scarce> {
+        let name = format!("luks-test-{}", std::process::id());
+        for (root, limit) in [("/sys/fs/cgroup/memory", "memory.limit_in_bytes"), ("/sys/fs/cgroup", "memory.max")] {
+            let folder = Path::new(root).join(&name);
+            // In a plain folder no such file appears by itself.
+            if std::fs::create_dir(&folder).is_ok() {
+                let group = Scarce(folder);
+                let file = std::fs::OpenOptions::new().write(true).open(group.0.join(limit));
+                if file.and_then(|mut file| file.write_all(b"209715200")).is_ok() {
+                    return Some(group);
+                }
+            }
+        }
+        None
+    }
+}
+
+impl Drop for Scarce {
+    fn drop(&mut self) {
+        std::fs::remove_dir(&self.0).unwrap_or_else(|error| eprintln!("{}: {error}", self.0.display()));
+    }
+}
+
+#[test]
+fn a_key_derivation_that_the_control_group_forbids_is_code_3_and_no_oom_kill() {
+    let test = "scarce: a_key_derivation_that_the_control_group_forbids_is_code_3_and_no_oom_kill";
+    if !(needs_root(test) && needs_fuse(test)) {
+        return;
+    }
+    let Some(group) = Scarce::new() else { return skip::skip(test, "needs a memory control group that it may make") };
+    let (rig, image) = rig();
+    let costly = ["--pbkdf", "argon2id", "--pbkdf-memory", "524288", "--pbkdf-force-iterations", "4"];
+    let format = |image: &Path| {
+        let mut command = rig.luksctl(&["format", "-q", "--force", "--size", "5M"]);
+        command.args(SMALL).args(costly).arg("--key-file").arg(rig.key()).arg(image);
+        command
+    };
+    succeed(&mut format(&image));
+    let before = std::fs::read(&image).unwrap();
+    let limited = |command: &Command| {
+        let mut inside = Command::new("sh");
+        inside.args(["-c", "echo $$ > \"$0/cgroup.procs\" && exec \"$@\""]).arg(&group.0);
+        inside.arg(command.get_program()).args(command.get_args());
+        run(inside.env("LUKSCTL_RUN_DIR", rig.run_dir()).stdin(Stdio::null()))
+    };
+    let (key, fresh) = (rig.key(), rig.path("fresh"));
+    let mut test_only = rig.luksctl(&["open", "--test-passphrase", "--key-file"]);
+    let mut open = rig.luksctl(&["open", "--key-file"]);
+    test_only.arg(&key).arg(&image);
+    open.arg(&key).arg(&image).arg("hungry");
+    for command in [&test_only, &open, &format(&fresh)] {
+        let output = limited(command);
+        assert_eq!(output.status.code(), Some(3), "{command:?}: {output:?}");
+        assert!(words(&output).contains("512 MiB") && words(&output).contains("hint: "), "{output:?}");
+    }
+    assert!(!fresh.exists(), "a half-made container");
+    assert!(std::fs::read(&image).unwrap() == before);
+    leftovers::demand_none(&rig, "short memory");
+    // A new keyslot is made to fit what there is.
+    let mut fitting = rig.luksctl(&["format", "-q", "--iter-time", "50", "--size", "5M"]);
+    let output = limited(fitting.args(SMALL).arg("--key-file").arg(&key).arg(&fresh));
+    assert!(output.status.success(), "{output:?}");
 }
 
 #[test]
