@@ -199,3 +199,23 @@ fn pages_that_found_no_room_are_told_of_by_close_suspend_and_umount() {
     lost(&run(rig.luksctl(&["umount"]).arg(&point)));
     leftovers::demand_none(&rig, "lost pages");
 }
+
+#[test]
+fn copy_in_by_a_detached_header_spares_another_container() {
+    let rig = Rig::new("wrong-data");
+    let [header, data, other] = ["header", "data", "other"].map(|name| rig.path(name));
+    for path in [&header, &data] {
+        std::fs::File::create(path).unwrap().set_len(20 << 20).unwrap();
+    }
+    let header_text = header.to_str().unwrap();
+    succeed(&mut format(&rig, &data, &["--force", "--header", header_text]));
+    rig.format_cheap(&other, "20M", &["--sparse"]);
+    let copy = |target: &Path| {
+        let mut command = rig.luksctl(&["copy-in", "-q", "--key-file"]);
+        run(command.arg(rig.key()).arg("--header").arg(&header).arg(target).arg(rig.key()))
+    };
+    assert_eq!(copy(&other).status.code(), Some(1), "the header of another container was overwritten");
+    opens(&rig, &other);
+    let copied = copy(&data);
+    assert!(copied.status.success(), "{copied:?}");
+}

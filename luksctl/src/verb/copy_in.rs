@@ -1,6 +1,6 @@
 //! `copy-in IMAGE FILE|-`: streams a file into the plaintext of an existing container, without a mount and without root.
-//! Refused while the image is open, mounted or attached. Stopped half-way it says how far it came; what lies behind that
-//! is as it was.
+//! Refused while the image is open, mounted or attached. Stopped half-way it says how far it came; what lies behind the
+//! piece that failed is as it was.
 
 use std::fs::File;
 use std::io::Read as _;
@@ -71,7 +71,7 @@ pub(crate) fn run(args: &CopyInArgs, common: &Common) -> Result<Code, Failure> {
     if let Some(length) = length.filter(|length| *length > room) {
         return Err(too_large(Bytes(start.0.saturating_add(length.0)), size));
     }
-    refuse_content(args, common, &image, &volume)?;
+    refuse_content(args, common, &image, &volume, container.data())?;
     let interrupt = Interrupt::watch()?;
     interrupt.stop_softly();
     let progress = Progress::new("copying in", length, common.batch_mode);
@@ -83,8 +83,9 @@ pub(crate) fn run(args: &CopyInArgs, common: &Common) -> Result<Code, Failure> {
         Ok(ended) => ended,
         Err(failure) => {
             output::words(&format!(
-                "luksctl: stopped after {copied}; the volume behind {} is as it was",
-                Bytes(start.0 + copied.0)
+                "luksctl: stopped after {copied}; the volume from {} on is as it was, before that the last write may have \
+                 gone through in part",
+                Bytes(start.0.saturating_add(copied.0).saturating_add(CHUNK_BYTES as u64).min(size.0))
             ));
             return Err(failure);
         }
@@ -135,11 +136,23 @@ fn input(args: &CopyInArgs) -> Result<(File, Option<Bytes>), Failure> {
 }
 
 /// Refuses to overwrite known content of the volume, unless it is forced.
-fn refuse_content<D: BlockIo>(args: &CopyInArgs, common: &Common, image: &Image, volume: &D) -> Result<(), Failure> {
+fn refuse_content<D: BlockIo>(
+    args: &CopyInArgs,
+    common: &Common,
+    image: &Image,
+    volume: &D,
+    data: &dyn BlockIo,
+) -> Result<(), Failure> {
     if args.force {
         return Ok(());
     }
-    let found = block::signature::probe(volume).map_err(|error| Failure::of_block(image.path(), &error))?;
+    let probe =
+        |disk: &dyn BlockIo| block::signature::probe(disk).map_err(|error| Failure::of_block(image.path(), &error));
+    let mut found = probe(volume)?;
+    if args.target.header.is_some() {
+        // The header says nothing of the device that its data lies on. Ciphertext has no signature: this is another device.
+        found.extend(probe(data)?);
+    }
     let Some(words) = occupied::words(&found) else { return Ok(()) };
     if !common.batch_mode && confirm::can_ask() {
         return confirm::typed_yes(&format!(
