@@ -156,7 +156,7 @@ fn a_suspended_volume_that_writes_wait_for_is_not_closed() {
     // The page cache takes the data and the descriptor is on its way out: no list of open files shows a user any more.
     let path = device.clone();
     let writer = std::thread::spawn(move || {
-        std::fs::File::options().write(true).open(path).unwrap().write_all(&[0x5a; 1 << 20]).unwrap();
+        std::fs::File::options().write(true).open(path).unwrap().write_all(&vec![0x5a; 1 << 20]).unwrap();
     });
     sleep(Duration::from_millis(500));
     assert!(!writer.is_finished(), "the data went somewhere");
