@@ -1,6 +1,6 @@
 //! Keyslots that cryptsetup wrote open here, and give the very volume key that cryptsetup dumps: every key derivation
 //! function, every hash it knows, several ciphers and key lengths, priorities, unbound slots and wrong passphrases.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
