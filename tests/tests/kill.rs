@@ -1,5 +1,5 @@
 //! The server killed under write load: status tells, close cleans, reopening works and the file system's journal replays.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)]
 
 use std::io::Write as _;
 use std::path::Path;
