@@ -22,6 +22,8 @@ use rustix::mount::MountFlags;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 
 const DEVICE: &str = "/dev/fuse";
+/// What fusermount3 reads before it unmounts for a user. A minimal container may lack it.
+const MOUNT_TABLE: &str = "/etc/mtab";
 /// Longest part of fusermount3's words that goes into an error.
 const MAX_WORDS_BYTES: usize = 300;
 
@@ -38,9 +40,22 @@ pub(super) struct MountOptions {
 /// Mounts on the folder `mount_point` and returns the connection to the kernel.
 pub(super) fn mount(mount_point: &Path, options: &MountOptions) -> io::Result<OwnedFd> {
     match by_system_call(mount_point, options) {
-        Err(error) if error.raw_os_error() == Some(Errno::PERM.raw_os_error()) => by_fusermount(mount_point, options),
+        Err(error) if error.raw_os_error() == Some(Errno::PERM.raw_os_error()) => {
+            check_mount_table(Path::new(MOUNT_TABLE))?;
+            by_fusermount(mount_point, options)
+        }
         other => other,
     }
+}
+
+/// Refuses before the mount what its user could not end: fusermount3 mounts without the table, but does not unmount.
+pub(super) fn check_mount_table(table: &Path) -> io::Result<()> {
+    if table.exists() {
+        return Ok(());
+    }
+    let table = table.display();
+    let how = format!("as root: ln -s /proc/self/mounts {table}");
+    Err(io::Error::other(format!("there is no {table}, without which fusermount3 could not unmount it again ({how})")))
 }
 
 fn by_system_call(mount_point: &Path, options: &MountOptions) -> io::Result<OwnedFd> {

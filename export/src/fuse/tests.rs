@@ -416,6 +416,16 @@ fn the_end_of_a_mount_leaves_the_one_below_alone() {
 }
 
 #[test]
+fn a_mount_that_could_not_be_ended_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let table = folder.path().join("mtab");
+    let error = mount::check_mount_table(&table).unwrap_err().to_string();
+    assert!(error.contains("mtab") && error.contains("ln -s"), "{error}");
+    std::fs::write(&table, b"").unwrap();
+    mount::check_mount_table(&table).unwrap();
+}
+
+#[test]
 fn fusermount_mounts_and_unmounts_as_well() {
     let test = "fusermount_mounts_and_unmounts_as_well";
     let folder = tempfile::tempdir().unwrap();
