@@ -12,7 +12,7 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, ExitCode, Stdio};
 
 const TERMINAL: &str = "SECRET_TEST_TERMINAL";
@@ -48,8 +48,10 @@ impl Scene {
     fn begins() -> Scene {
         let pty = openpty(None, None).unwrap();
         let path = std::fs::read_link(format!("/proc/self/fd/{}", pty.slave.as_raw_fd())).unwrap();
-        let child =
-            Command::new(std::env::current_exe().unwrap()).env(TERMINAL, path).stdin(Stdio::null()).spawn().unwrap();
+        let mut child = Command::new(std::env::current_exe().unwrap());
+        // A group of its own, with its parent outside: the kernel lets no stop signal take effect in an orphaned group,
+        // and a test runner without a terminal may well be in one.
+        let child = child.env(TERMINAL, path).stdin(Stdio::null()).process_group(0).spawn().unwrap();
         Scene { master: pty.master.into(), slave: pty.slave, child }
     }
 
