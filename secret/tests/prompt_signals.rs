@@ -48,10 +48,12 @@ impl Scene {
     fn begins() -> Scene {
         let pty = openpty(None, None).unwrap();
         let path = std::fs::read_link(format!("/proc/self/fd/{}", pty.slave.as_raw_fd())).unwrap();
-        let mut child = Command::new(std::env::current_exe().unwrap());
+        // `env`: a runner started in the background of a script ignores SIGINT and SIGQUIT, and so would the child.
+        let mut child = Command::new("env");
+        child.arg("--default-signal").arg(std::env::current_exe().unwrap()).env(TERMINAL, path).stdin(Stdio::null());
         // A group of its own, with its parent outside: the kernel lets no stop signal take effect in an orphaned group,
         // and a test runner without a terminal may well be in one.
-        let child = child.env(TERMINAL, path).stdin(Stdio::null()).process_group(0).spawn().unwrap();
+        let child = child.process_group(0).spawn().unwrap();
         Scene { master: pty.master.into(), slave: pty.slave, child }
     }
 
