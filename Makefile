@@ -30,7 +30,7 @@ demo: ## format, open, fill, close, reopen and compare a real volume; cryptsetup
 
 test: ## every check and every test
 	tests/setup test
-	tests/run
+	env --default-signal tests/run
 
 install: build ## binaries, manual pages and completions under PREFIX (DESTDIR is honoured)
 	install -d $(DESTDIR)$(PREFIX)/bin $(MAN) $(BASH_COMPLETIONS) $(ZSH_COMPLETIONS) $(FISH_COMPLETIONS)
