@@ -28,6 +28,8 @@ use crate::ioctl;
 const SYSFS: &str = "/sys/block";
 /// Times another process may win the race for a free device before we give up.
 const ATTACH_ATTEMPTS: u32 = 64;
+/// The longest wait between two of them.
+const ATTACH_PAUSE_MAX_MS: u32 = 50;
 /// Loop devices looked at by [`attached`]; the driver itself allows 2^20.
 const MAX_SCANNED: usize = 65536;
 const POLL_INTERVAL: Duration = Duration::from_millis(2);
@@ -123,7 +125,9 @@ pub fn attach(path: &Path, options: &LoopOptions) -> Result<LoopDevice, LoopErro
         Err(LoopError::Io { source, .. }) if missing(&source) => return Err(LoopError::NoDriver),
         other => other?,
     };
-    for _ in 0..ATTACH_ATTEMPTS {
+    for attempt in 0..ATTACH_ATTEMPTS {
+        // Whoever is faster is told the same number; a short wait, longer each time, lets a crowd through one by one.
+        std::thread::sleep(Duration::from_millis(u64::from(attempt.min(ATTACH_PAUSE_MAX_MS))));
         let number = ioctl::get_free(control.as_fd())
             .map_err(LoopError::io("get a free loop device from", Path::new(CONTROL)))?;
         let node_path = PathBuf::from(format!("/dev/loop{number}"));
