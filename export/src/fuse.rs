@@ -22,6 +22,7 @@ mod unmount;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use block::{BlockError, BlockIo};
 use fuser::{Config, SessionACL};
@@ -36,6 +37,8 @@ const DEFAULT_THREADS: usize = 4;
 const MIN_THREADS: usize = 2;
 /// Most threads.
 const MAX_THREADS: usize = 64;
+/// Between two attempts to unmount a busy mount.
+const BUSY_POLL: Duration = Duration::from_millis(5);
 /// Longest file name that Linux takes.
 const MAX_NAME_BYTES: usize = 255;
 /// Longest name shown in the mount table.
@@ -236,6 +239,22 @@ impl FuseExport {
             }
         }
         self.wait()
+    }
+
+    /// [`FuseExport::unmount`] for whoever has just closed the file or detached its loop device: the kernel lets go of
+    /// the file a moment after both (a loop device's last close may be another process's), so a busy mount is tried
+    /// again for as long as `patience`.
+    ///
+    /// # Errors
+    /// As [`FuseExport::unmount`]; [`ExportError::Busy`] only after `patience`.
+    pub fn unmount_within(&self, patience: Duration) -> Result<(), ExportError> {
+        let until = Instant::now() + patience;
+        loop {
+            match self.unmount() {
+                Err(ExportError::Busy { .. }) if Instant::now() < until => std::thread::sleep(BUSY_POLL),
+                other => return other,
+            }
+        }
     }
 }
 

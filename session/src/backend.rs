@@ -111,7 +111,9 @@ impl Backend {
             detach(device)?;
             self.loop_device = None;
         }
-        match self.unmount() {
+        // The device above it is gone already, so there is no way back that leaves a working volume: whoever still
+        // holds the file for a moment is waited for.
+        match self.export.unmount_within(RELEASE_WAIT) {
             Ok(()) => Ok(None),
             Err(ExportError::FinalFlush { source, .. }) if source.kind == BlockErrorKind::Suspended => Ok(None),
             Err(error @ ExportError::FinalFlush { .. }) => Ok(Some(error.to_string())),
@@ -122,18 +124,6 @@ impl Backend {
                 Ok(None)
             }
             Err(error) => Err(Failure::new(FailureKind::Fuse, error.to_string())),
-        }
-    }
-
-    /// Unmounts the export. The device above it is gone already, so there is no way back that leaves a working volume:
-    /// whoever still holds the file for a moment is waited for.
-    fn unmount(&self) -> Result<(), ExportError> {
-        let until = Instant::now() + RELEASE_WAIT;
-        loop {
-            match self.export.unmount() {
-                Err(ExportError::Busy { .. }) if Instant::now() < until => sleep(POLL),
-                other => return other,
-            }
         }
     }
 }

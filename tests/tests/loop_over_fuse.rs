@@ -9,6 +9,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
+use std::time::Duration;
 
 use block::{BlockError, BlockErrorKind, BlockIo, Bytes, Geometry, MemDisk};
 use dmsetup::LoopOptions;
@@ -113,7 +114,7 @@ impl Stack {
 
     fn end(self) {
         dmsetup::detach(&self.device).unwrap();
-        self.export.unmount().unwrap();
+        self.export.unmount_within(Duration::from_secs(10)).unwrap();
     }
 }
 

@@ -61,7 +61,7 @@ impl Served {
     }
 
     fn end(self) {
-        self.export.unmount().unwrap();
+        self.export.unmount_within(Duration::from_secs(10)).unwrap();
     }
 }
 

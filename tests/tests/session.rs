@@ -421,7 +421,7 @@ fn after_a_lost_flush_every_write_fails_until_reopened() {
     assert_eq!(device_again, device);
     write(4).unwrap();
     rig.close("lossy");
-    below.unmount().unwrap();
+    below.unmount_within(Duration::from_secs(10)).unwrap();
 }
 
 fn assert_clean_of(rig: &Rig, name: &str) {

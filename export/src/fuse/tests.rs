@@ -20,20 +20,18 @@ struct Rig {
     _folder: tempfile::TempDir,
 }
 
+/// For unmounts: a process that another test is just starting has our files open until its exec, and a loop device
+/// lets go of its file a moment after it was detached.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 impl Rig {
     fn open(&self) -> File {
         OpenOptions::new().read(true).write(true).open(self.export.file_path()).unwrap()
     }
 
-    /// Unmounts. A process that another test is just starting has our files open until its exec.
+    /// Unmounts.
     fn end(self) {
-        let until = Instant::now() + Duration::from_secs(10);
-        loop {
-            match self.export.unmount() {
-                Err(ExportError::Busy { .. }) if Instant::now() < until => std::thread::sleep(Duration::from_millis(5)),
-                other => return other.unwrap(),
-            }
-        }
+        self.export.unmount_within(PATIENCE).unwrap();
     }
 }
 
@@ -253,7 +251,7 @@ fn flush_errors_come_through_and_nothing_else_claims_success() {
     assert_eq!(disk.flushes.load(Ordering::SeqCst), before);
     drop(file);
     assert!(disk.flushes.load(Ordering::SeqCst) > before);
-    let end = rig.export.unmount().unwrap_err();
+    let end = rig.export.unmount_within(PATIENCE).unwrap_err();
     assert!(matches!(end, ExportError::FinalFlush { .. }), "{end}");
 }
 
@@ -391,13 +389,17 @@ fn a_mount_ends_once_and_only_when_nobody_uses_it() {
     std::thread::scope(|scope| {
         let waiting = scope.spawn(|| rig.export.wait());
         // By somebody else, as umount(8) would.
-        rustix::mount::unmount(rig.export.mount_point(), rustix::mount::UnmountFlags::empty()).unwrap();
+        let until = Instant::now() + PATIENCE;
+        while let Err(errno) = rustix::mount::unmount(rig.export.mount_point(), rustix::mount::UnmountFlags::empty()) {
+            assert!(errno == rustix::io::Errno::BUSY && Instant::now() < until, "{errno}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
         waiting.join().unwrap().unwrap();
     });
     assert!(rig.export.has_ended());
     assert!(disk.flushes.load(Ordering::SeqCst) > before, "flushed at the end");
     assert!(!rig.export.file_path().exists());
-    rig.export.unmount().unwrap();
+    rig.export.unmount_within(PATIENCE).unwrap();
 }
 
 #[test]
@@ -408,7 +410,7 @@ fn the_end_of_a_mount_leaves_the_one_below_alone() {
     let second = FuseOptions { file_name: "second".to_owned(), ..FuseOptions::default() };
     let upper = serve(above, rig.export.mount_point(), &second).unwrap();
     assert!(upper.file_path().exists());
-    upper.unmount().unwrap();
+    upper.unmount_within(PATIENCE).unwrap();
     drop(upper);
     assert!(rig.export.file_path().exists(), "the lower mount is gone too");
     assert!(!rig.export.has_ended());
@@ -497,11 +499,7 @@ fn ext4_on_a_loop_mount_is_clean() {
     }
     run("umount", &[folder.path().as_os_str()]);
     run("fsck.ext4", &["-fn".as_ref(), path]);
-    // mount(8) attached with autoclear; the driver lets go of the file a moment after the unmount.
-    let until = Instant::now() + Duration::from_secs(10);
-    while matches!(rig.export.unmount(), Err(ExportError::Busy { .. })) {
-        assert!(Instant::now() < until, "still busy");
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    // mount(8) attached with autoclear.
+    rig.export.unmount_within(PATIENCE).unwrap();
     assert!(rig.export.has_ended());
 }
