@@ -46,7 +46,7 @@ struct Row {
 
 #[derive(Serialize)]
 struct Report {
-    engine: &'static str,
+    engine: String,
     cipher: &'static str,
     rounds: u32,
     rows: Vec<Row>,
@@ -67,7 +67,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         }
     }
     let report =
-        Report { engine: dmcrypt::engine_name(), cipher: "aes-xts-plain64, 512-bit key", rounds: ROUNDS, rows };
+        Report { engine: dmcrypt::kernel_and_reason(), cipher: "aes-xts-plain64, 512-bit key", rounds: ROUNDS, rows };
     if args.json {
         println!("{}", serde_json::to_string_pretty(&report)?);
     } else {

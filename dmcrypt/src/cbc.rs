@@ -64,7 +64,7 @@ where
             let (batch, rest) = io.split_at(len_bytes);
             io = rest;
             let ivs = &mut ivs[..len_bytes / sector_bytes];
-            self.keys.iv.fill(number, step, ivs);
+            self.keys.iv.fill(number, step, Block::cast_slice_to_core_mut(ivs));
             number = number.wrapping_add(step * ivs.len() as u64);
             let (io, _none) = batch.into_chunks::<U16>();
             let pass = Pass { io, ivs, before: &mut before, sector_blocks: sector_bytes / 16 };

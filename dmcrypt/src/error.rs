@@ -36,6 +36,20 @@ pub enum CipherError {
         /// The size asked for, in bytes.
         value: u32,
     },
+    /// No kernel has that name.
+    #[error("AES kernel {name:?} does not exist; there are portable, aesni, vaes256 or vaes512")]
+    UnknownKernel {
+        /// The name as given, cut to 80 characters.
+        name: String,
+    },
+    /// The machine cannot run that kernel.
+    #[error("AES kernel {name} cannot run here: this machine lacks {}", lacking.join(", "))]
+    KernelUnavailable {
+        /// The kernel's name.
+        name: &'static str,
+        /// The processor features that are missing.
+        lacking: Vec<&'static str>,
+    },
     /// No protected memory for the round keys.
     #[error("no memory for the round keys: {0}")]
     Secret(#[from] secret::SecretError),

@@ -18,12 +18,15 @@
 //! assert_eq!(sectors, vec![0; 4096]);
 //! # Ok::<(), dmcrypt::CipherError>(())
 //! ```
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
+#[cfg(target_arch = "x86_64")]
+#[allow(unsafe_code)]
+mod arch;
 mod cbc;
-mod engine;
 mod error;
 mod iv;
+mod kernel;
 mod lanes;
 mod sector;
 mod spec;
@@ -31,8 +34,8 @@ mod tweak;
 mod wipe;
 mod xts;
 
-pub use engine::engine_name;
 pub use error::CipherError;
+pub use kernel::{Kernel, kernel, kernel_and_reason, use_kernel};
 pub use sector::{SectorCipher, SectorSize};
 pub use spec::{CipherSpec, EssivHash, Iv, Mode};
 
@@ -48,7 +51,31 @@ use aes::{Aes128, Aes192, Aes256};
 /// [`CipherError::KeySize`] when the key's length does not fit the string, [`CipherError::Secret`] when there is no
 /// memory for the round keys.
 pub fn build(spec: &CipherSpec, key: &[u8], sector_size: SectorSize) -> Result<Box<dyn SectorCipher>, CipherError> {
+    build_with(kernel(), spec, key, sector_size)
+}
+
+/// [`build`] on a kernel of the caller's choice.
+///
+/// # Errors
+/// As [`build`], and [`CipherError::KernelUnavailable`].
+pub fn build_with(
+    kernel: Kernel,
+    spec: &CipherSpec,
+    key: &[u8],
+    sector_size: SectorSize,
+) -> Result<Box<dyn SectorCipher>, CipherError> {
+    kernel::check(kernel)?;
     let iv = spec.iv();
+    #[cfg(target_arch = "x86_64")]
+    if let (Mode::Xts, 32 | 64) = (spec.mode(), key.len()) {
+        use arch::{Xmm, Xts, Ymm, Zmm};
+        match (kernel, Zmm::detect(), Ymm::detect(), Xmm::detect()) {
+            (Kernel::Vaes512, Some(zmm), _, _) => return Ok(Box::new(Xts::new(zmm, key, iv, sector_size)?)),
+            (Kernel::Vaes256, _, Some(ymm), _) => return Ok(Box::new(Xts::new(ymm, key, iv, sector_size)?)),
+            (Kernel::AesNi, _, _, Some(xmm)) => return Ok(Box::new(Xts::new(xmm, key, iv, sector_size)?)),
+            _ => {}
+        }
+    }
     Ok(match (spec.mode(), key.len()) {
         (Mode::Xts, 32) => Box::new(xts::Xts::<Aes128>::new(key, iv, sector_size)?),
         (Mode::Xts, 64) => Box::new(xts::Xts::<Aes256>::new(key, iv, sector_size)?),

@@ -66,7 +66,7 @@ where
             let (batch, rest) = io.split_at(len_bytes);
             io = rest;
             let bases = &mut bases[..len_bytes / sector_bytes];
-            self.keys.iv.fill(number, step, bases);
+            self.keys.iv.fill(number, step, Block::cast_slice_to_core_mut(bases));
             number = number.wrapping_add(step * bases.len() as u64);
             self.keys.tweak.encrypt_with_backend(Ecb { blocks: bases });
             let (io, _none) = batch.into_chunks::<U16>();

@@ -197,7 +197,7 @@ impl VolumeServer {
         status.device = Some(info.device.clone());
         status.backend = Some(info.backend.clone());
         status.cipher = facts.cipher.clone();
-        status.engine = Some(dmcrypt::engine_name().to_owned());
+        status.engine = Some(dmcrypt::kernel_and_reason());
         status.key_size_bits = Some(facts.key_size_bits);
         status.sector_size_bytes = facts.sector_size_bytes;
         status.size_bytes = Some(open.opened.volume.geometry().size.0);

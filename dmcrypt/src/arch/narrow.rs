@@ -1,0 +1,183 @@
+//! The shape that the 128-bit and the 256-bit kernel share: eight vectors in flight, 16 registers, so the masks lie in
+//! memory. Each block's tweak comes from the one before: one step of doubling per vector, between two AES rounds.
+
+/// Writes the kernel's functions for one vector type. The file that calls it defines, with the same features, `load`,
+/// `store`, `xor`, `broadcast`, `round`, `last_round`, `first(&Block) -> V` (the tweaks of a sector's first vector)
+/// and `following(V) -> V` (those of the next vector).
+macro_rules! narrow_kernel {
+    ($features:literal, $Witness:ident, $V:ty, $register:ident, $vector_bytes:literal, $Group:ty) => {
+        /// Vectors in flight.
+        const VECTORS: usize = 8;
+
+        impl Instructions for $Witness {
+            fn schedules(self, data: &[u8], tweak: &[u8]) -> [Schedule; 3] {
+                // SAFETY: `self` is a witness of these instructions.
+                unsafe { [Schedule::encrypting(data), Schedule::decrypting(data), Schedule::encrypting(tweak)] }
+            }
+
+            fn ecb(self, schedule: &Schedule, blocks: &mut [Block]) {
+                // SAFETY: `self` is a witness of these instructions.
+                unsafe {
+                    match schedule.rounds() {
+                        14 => ecb::<true>(schedule, blocks),
+                        _ => ecb::<false>(schedule, blocks),
+                    }
+                }
+            }
+
+            fn run<const ENCRYPT: bool>(
+                self,
+                schedule: &Schedule,
+                tweaks: &[Block],
+                sector_bytes: usize,
+                io: InOutBuf<'_, '_, u8>,
+            ) {
+                // SAFETY: `self` is a witness of these instructions.
+                unsafe {
+                    match schedule.rounds() {
+                        14 => run::<ENCRYPT, true>(schedule, tweaks, sector_bytes, io),
+                        _ => run::<ENCRYPT, false>(schedule, tweaks, sector_bytes, io),
+                    }
+                }
+            }
+        }
+
+        /// The states pass through: what follows in the source cannot move above, what precedes cannot move below.
+        macro_rules! pin {
+            ($s:expr) => {
+                // SAFETY: no instruction is executed.
+                unsafe {
+                    std::arch::asm!(
+                        "/* {0} {1} {2} {3} {4} {5} {6} {7} */",
+                        inout($register) $s[0], inout($register) $s[1], inout($register) $s[2],
+                        inout($register) $s[3], inout($register) $s[4], inout($register) $s[5],
+                        inout($register) $s[6], inout($register) $s[7],
+                        options(pure, nomem, nostack, preserves_flags)
+                    );
+                }
+            };
+        }
+
+        /// T ^ (last round key) for each block of a group.
+        type Masks = [$V; VECTORS];
+
+        /// One group under `masks`, while `next` becomes the masks of the following one, whose first tweaks are
+        /// `tweaks`. Gives the tweaks behind those.
+        #[inline]
+        #[target_feature(enable = $features)]
+        fn group<const ENCRYPT: bool, const LONG: bool>(
+            keys: &[Block; 15],
+            masks: &Masks,
+            next: &mut Masks,
+            mut tweaks: $V,
+            mut io: InOut<'_, '_, Array<u8, $Group>>,
+        ) -> $V {
+            let keys = opaque(keys);
+            let source = io.get_in().as_slice().as_chunks::<$vector_bytes>().0;
+            let last_key = broadcast(&keys[if LONG { 14 } else { 10 }]);
+            let whitening = xor(last_key, broadcast(&keys[0]));
+            let mut states = [whitening; VECTORS];
+            for i in 0..VECTORS {
+                states[i] = xor(xor(load(&source[i]), whitening), masks[i]);
+            }
+            macro_rules! step {
+                ($number:literal) => {
+                    let key = broadcast(&keys[$number]);
+                    for state in &mut states {
+                        *state = round::<ENCRYPT>(*state, key);
+                    }
+                    pin!(states);
+                    if $number <= VECTORS {
+                        next[$number - 1] = xor(tweaks, broadcast(&keys[if LONG { 14 } else { 10 }]));
+                        tweaks = following(tweaks);
+                    }
+                };
+            }
+            for_each!(step: 1 2 3 4 5 6 7 8);
+            step!(9);
+            if LONG {
+                for_each!(step: 10 11 12 13);
+            }
+            let target = io.get_out().as_mut_slice().as_chunks_mut::<$vector_bytes>().0;
+            for i in 0..VECTORS {
+                store(&mut target[i], last_round::<ENCRYPT>(states[i], masks[i]));
+            }
+            tweaks
+        }
+
+        /// All sectors of `io` under their encrypted IVs. `sectors` has a block more than there are sectors.
+        #[target_feature(enable = $features)]
+        fn run<const ENCRYPT: bool, const LONG: bool>(
+            schedule: &Schedule,
+            sectors: &[Block],
+            sector_bytes: usize,
+            io: InOutBuf<'_, '_, u8>,
+        ) {
+            let keys = schedule.keys();
+            let last_key = broadcast(&keys[if LONG { 14 } else { 10 }]);
+            let groups_per_sector = sector_bytes / ($vector_bytes * VECTORS);
+            let mut masks = [[last_key; VECTORS]; 2];
+            let [present, next] = &mut masks;
+            let (mut present, mut next) = (present, next);
+            let mut sectors = sectors.iter();
+            let Some(sector) = sectors.next() else { return };
+            let mut tweaks = first(sector);
+            for mask in present.iter_mut() {
+                *mask = xor(tweaks, last_key);
+                tweaks = following(tweaks);
+            }
+            let mut until_sector = groups_per_sector;
+            for io in io.into_chunks::<$Group>().0 {
+                until_sector -= 1;
+                if until_sector == 0 {
+                    until_sector = groups_per_sector;
+                    let Some(sector) = sectors.next() else { return };
+                    tweaks = first(sector);
+                }
+                tweaks = group::<ENCRYPT, LONG>(keys, present, next, tweaks, io);
+                std::mem::swap(&mut present, &mut next);
+            }
+        }
+
+        /// blocks\[i\] = AES(blocks\[i\]).
+        #[target_feature(enable = $features)]
+        fn ecb<const LONG: bool>(schedule: &Schedule, blocks: &mut [Block]) {
+            let vectors = blocks.as_flattened_mut().as_chunks_mut::<$vector_bytes>().0;
+            let (groups, rest) = vectors.as_chunks_mut::<VECTORS>();
+            for group in groups {
+                ecb_group::<VECTORS, LONG>(schedule, group);
+            }
+            for vector in rest {
+                ecb_group::<1, LONG>(schedule, std::array::from_mut(vector));
+            }
+        }
+
+        #[inline]
+        #[target_feature(enable = $features)]
+        fn ecb_group<const N: usize, const LONG: bool>(schedule: &Schedule, vectors: &mut [[u8; $vector_bytes]; N]) {
+            let keys = opaque(schedule.keys());
+            let mut states = [broadcast(&keys[0]); N];
+            for (state, bytes) in states.iter_mut().zip(&*vectors) {
+                *state = xor(*state, load(bytes));
+            }
+            let rounds = if LONG { 14 } else { 10 };
+            for key in &keys[1..rounds] {
+                let key = broadcast(key);
+                for state in &mut states {
+                    *state = round::<true>(*state, key);
+                }
+            }
+            let last_key = broadcast(&keys[rounds]);
+            for (state, bytes) in states.iter().zip(vectors) {
+                store(bytes, last_round::<true>(*state, last_key));
+            }
+        }
+    };
+}
+
+/// Calls a macro once for each number.
+macro_rules! for_each {
+    ($step:ident: $($number:literal)*) => {
+        $($step!($number);)*
+    };
+}

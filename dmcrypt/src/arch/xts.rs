@@ -1,0 +1,122 @@
+//! XTS-AES over runs of sectors on a kernel of our own: IVs, batches, wiping. Infallible, no allocation.
+
+use std::mem::size_of;
+
+use cipher::inout::InOutBuf;
+use secret::Locked;
+use zeroize::optimization_barrier;
+
+use super::schedule::{Block, Schedule};
+use crate::iv::IvGenerator;
+use crate::sector::{assert_whole, paired};
+use crate::spec::Iv;
+use crate::{CipherError, SectorCipher, SectorSize, wipe};
+
+/// Sectors whose IVs are encrypted together.
+const BATCH_SECTORS: usize = 128;
+/// The same for short calls, which would spend more on wiping than on work.
+const SHORT_SECTORS: usize = 8;
+/// Tweaks that a kernel may look at behind the last sector's.
+const SPARE_TWEAKS: usize = 2;
+
+/// AES in one instruction set. A value is a witness that the machine has it.
+pub(crate) trait Instructions: Copy + Send + Sync {
+    /// Round keys: data key to encrypt, data key to decrypt, tweak key. Both keys have 16 or 32 bytes.
+    fn schedules(self, data: &[u8], tweak: &[u8]) -> [Schedule; 3];
+
+    /// blocks\[i\] = AES(blocks\[i\]). The number of blocks is a multiple of four.
+    fn ecb(self, schedule: &Schedule, blocks: &mut [Block]);
+
+    /// XTS over all sectors of `io`. `tweaks` are the sectors' encrypted IVs and [`SPARE_TWEAKS`] more blocks.
+    fn run<const ENCRYPT: bool>(
+        self,
+        schedule: &Schedule,
+        tweaks: &[Block],
+        sector_bytes: usize,
+        io: InOutBuf<'_, '_, u8>,
+    );
+}
+
+/// Round keys of both halves and of the IV generator.
+struct Keys {
+    schedules: [Schedule; 3],
+    iv: IvGenerator,
+}
+
+/// An XTS sector cipher with the instructions `I`.
+pub(crate) struct Xts<I> {
+    instructions: I,
+    keys: Locked<Keys>,
+    sector_size: SectorSize,
+}
+
+impl<I: Instructions> Xts<I> {
+    /// `key` is K1 ‖ K2, each of 16 or 32 bytes.
+    pub(crate) fn new(instructions: I, key: &[u8], iv: Iv, sector_size: SectorSize) -> Result<Self, CipherError> {
+        if ![32, 64].contains(&key.len()) {
+            return Err(CipherError::KeySize { spec: "aes-xts".into(), got_bytes: key.len(), allowed: &[32, 64] });
+        }
+        let (data, tweak) = key.split_at(key.len() / 2);
+        let keys = Locked::new_with(|| Keys {
+            schedules: instructions.schedules(data, tweak),
+            iv: IvGenerator::new(iv, key),
+        })?;
+        Ok(Self { instructions, keys, sector_size })
+    }
+
+    fn run<const ENCRYPT: bool>(&self, iv_sector: u64, io: InOutBuf<'_, '_, u8>) {
+        let sector_bytes = self.sector_size.len_bytes();
+        assert_whole(io.len(), sector_bytes);
+        if io.len() <= SHORT_SECTORS * sector_bytes {
+            self.batches::<ENCRYPT, { SHORT_SECTORS + 4 }>(iv_sector, io);
+        } else {
+            self.batches::<ENCRYPT, { BATCH_SECTORS + 4 }>(iv_sector, io);
+        }
+    }
+
+    /// `TWEAKS` is four more than the sectors of a batch: whole vectors, and room for the spare ones.
+    fn batches<const ENCRYPT: bool, const TWEAKS: usize>(&self, iv_sector: u64, mut io: InOutBuf<'_, '_, u8>) {
+        const { assert!(SPARE_TWEAKS <= 4 && TWEAKS.is_multiple_of(4) && size_of::<Block>() == 16) };
+        let sector_bytes = self.sector_size.len_bytes();
+        let step = self.sector_size.iv_step();
+        let [encrypting, decrypting, tweak] = &self.keys.schedules;
+        let data = if ENCRYPT { encrypting } else { decrypting };
+        let mut tweaks = [[0; 16]; TWEAKS];
+        let mut number = iv_sector;
+        while !io.is_empty() {
+            let len_bytes = io.len().min((TWEAKS - 4) * sector_bytes);
+            let (batch, rest) = io.split_at(len_bytes);
+            io = rest;
+            let sectors = batch.len() / sector_bytes;
+            self.keys.iv.fill(number, step, &mut tweaks[..sectors]);
+            number = number.wrapping_add(step * sectors as u64);
+            self.instructions.ecb(tweak, &mut tweaks[..sectors.next_multiple_of(4)]);
+            self.instructions.run::<ENCRYPT>(data, &tweaks[..sectors + SPARE_TWEAKS], sector_bytes, batch);
+        }
+        tweaks.as_flattened_mut().fill(0);
+        optimization_barrier(&tweaks);
+        wipe::kernel_stack();
+    }
+}
+
+impl<I: Instructions> SectorCipher for Xts<I> {
+    fn sector_size(&self) -> SectorSize {
+        self.sector_size
+    }
+
+    fn encrypt(&self, iv_sector: u64, src: &[u8], dst: &mut [u8]) {
+        self.run::<true>(iv_sector, paired(src, dst));
+    }
+
+    fn decrypt(&self, iv_sector: u64, src: &[u8], dst: &mut [u8]) {
+        self.run::<false>(iv_sector, paired(src, dst));
+    }
+
+    fn encrypt_in_place(&self, iv_sector: u64, buf: &mut [u8]) {
+        self.run::<true>(iv_sector, buf.into());
+    }
+
+    fn decrypt_in_place(&self, iv_sector: u64, buf: &mut [u8]) {
+        self.run::<false>(iv_sector, buf.into());
+    }
+}
