@@ -1,7 +1,10 @@
 //! Every cipher against an independent implementation of it: xts-mode for XTS, a block-at-a-time CBC written here.
 //!
 //! Runs of random length (0 to 200 sectors, so that full and partial batches occur), all sector sizes, both ways, in
-//! place and out of place, from random sector numbers including the wraps at 2^32 and 2^64.
+//! place and out of place, from random sector numbers including the wraps at 2^32 and 2^64. The sweep leaves nothing to
+//! chance: every count from 1 to 200 for each kernel, sector size, key size and direction.
+//!
+//! `PROPTEST_CASES` sets the number of random cases, `DMCRYPT_SWEEP_STEP` takes every n-th count: for emulated machines.
 #![allow(clippy::unwrap_used, clippy::panic)] // a test may
 
 use aes::cipher::consts::U16;
@@ -127,8 +130,59 @@ fn built(case: &Case) -> Vec<(Kernel, Box<dyn SectorCipher>)> {
     available.map(|kernel| (kernel, dmcrypt::build_with(kernel, &spec, &case.key, case.sector_size).unwrap())).collect()
 }
 
+/// Where the sweep's runs start: the counts rotate through them, and 200 sectors of 512 bytes pass each wrap.
+const STARTS: [u64; 5] = [0, (1 << 32) - 77, u64::MAX, u64::MAX - 99, 0x0123_4567_89ab_cdef];
+
+/// Both ways, in place and out of place, `count` sectors from `case.iv_sector`; `encrypted` is the oracle's answer.
+fn check_count(kernel: Kernel, cipher: &dyn SectorCipher, case: &Case, encrypted: &[u8], count: usize) {
+    let len_bytes = count * case.sector_size.bytes() as usize;
+    let (plain, encrypted) = (&case.plain[..len_bytes], &encrypted[..len_bytes]);
+    let what = || format!("{kernel}, {count} sectors of {:?} from {}", case.sector_size, case.iv_sector);
+    let mut bytes = vec![0xa5; len_bytes + 64];
+    let bytes = &mut bytes[count % 64..][..len_bytes];
+    cipher.encrypt(case.iv_sector, plain, bytes);
+    assert!(bytes == encrypted, "{}: encrypt", what());
+    cipher.decrypt_in_place(case.iv_sector, bytes);
+    assert!(bytes == plain, "{}: decrypt_in_place", what());
+    cipher.encrypt_in_place(case.iv_sector, bytes);
+    assert!(bytes == encrypted, "{}: encrypt_in_place", what());
+    bytes.fill(0xa5);
+    cipher.decrypt(case.iv_sector, encrypted, bytes);
+    assert!(bytes == plain, "{}: decrypt", what());
+}
+
+#[test]
+fn every_count_of_every_shape_equals_the_oracle() {
+    const MAX_COUNT: usize = 200;
+    let step = std::env::var("DMCRYPT_SWEEP_STEP").map_or(1, |step| step.parse().unwrap());
+    for sector_size in [SectorSize::S512, SectorSize::S1024, SectorSize::S2048, SectorSize::S4096] {
+        for key_bytes in [32, 64] {
+            let cases = STARTS.map(|iv_sector| {
+                let plain = noise(iv_sector ^ 0x5eed, MAX_COUNT * sector_size.bytes() as usize);
+                let key = noise(key_bytes as u64 ^ iv_sector, key_bytes);
+                let case = Case { mode: "xts", iv: "plain64", key, sector_size, iv_sector, plain };
+                let encrypted = oracle(&case);
+                (built(&case), case, encrypted)
+            });
+            for count in (1..=MAX_COUNT).step_by(step) {
+                let (ciphers, case, encrypted) = &cases[count % STARTS.len()];
+                for (kernel, cipher) in ciphers {
+                    check_count(*kernel, cipher.as_ref(), case, encrypted, count);
+                }
+            }
+        }
+    }
+}
+
+/// 400 cases unless the environment says another number.
+fn cases_from_environment() -> ProptestConfig {
+    let default = ProptestConfig::default();
+    let cases = if std::env::var_os("PROPTEST_CASES").is_some() { default.cases } else { 400 };
+    ProptestConfig { cases, ..default }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+    #![proptest_config(cases_from_environment())]
 
     #[test]
     fn bytes_equal_the_oracle_both_ways(case in cases(), shift in 0_usize..64) {
