@@ -15,6 +15,7 @@ use zeroize::Zeroize;
 
 use crate::lanes::{Block, Ecb};
 use crate::spec::{EssivHash, Iv};
+use crate::wipe;
 
 /// A generator with what it needs; lives beside the round keys in locked memory.
 // The large variant stays inline: a box would put its round keys outside the locked pages.
@@ -54,6 +55,7 @@ impl IvGenerator {
         }
         if let Self::Essiv(essiv) = self {
             essiv.encrypt_with_backend(Ecb { blocks: Block::cast_slice_from_core_mut(ivs) });
+            wipe::dead_stack();
         }
     }
 }

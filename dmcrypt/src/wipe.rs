@@ -13,23 +13,19 @@ const DEAD_STACK_BYTES: usize = 8192;
 /// Overwrites the blocks with zeros, for good.
 #[inline]
 pub(crate) fn blocks(blocks: &mut [Block]) {
-    blocks.fill(Block::default());
-    optimization_barrier(blocks);
+    bytes(Block::slice_as_flattened_mut(blocks));
+}
+
+/// Overwrites the bytes with zeros, for good.
+#[inline]
+pub(crate) fn bytes(bytes: &mut [u8]) {
+    bytes.fill(0);
+    optimization_barrier(bytes);
 }
 
 /// Overwrites the stack below the caller's frame with zeros.
 #[inline(never)]
 pub(crate) fn dead_stack() {
     let area = [0_u8; DEAD_STACK_BYTES];
-    optimization_barrier(&area);
-}
-
-/// Larger than the deepest frame below a kernel's driver: two sets of masks, round keys and tweaks in registers.
-const KERNEL_STACK_BYTES: usize = 4096;
-
-/// [`dead_stack`] for the kernels of [`crate::arch`], whose frames are small.
-#[inline(never)]
-pub(crate) fn kernel_stack() {
-    let area = [0_u8; KERNEL_STACK_BYTES];
     optimization_barrier(&area);
 }

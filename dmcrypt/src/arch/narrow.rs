@@ -1,11 +1,12 @@
 //! The shape that the 128-bit and the 256-bit kernel share: eight vectors in flight, 16 registers, so the masks lie in
-//! memory. Each block's tweak comes from the one before: one step of doubling per vector, between two AES rounds.
+//! memory.
 
 /// Writes the kernel's functions for one vector type. The file that calls it defines, with the same features, `load`,
-/// `store`, `xor`, `broadcast`, `round`, `last_round`, `first(&Block) -> V` (the tweaks of a sector's first vector)
-/// and `following(V) -> V` (those of the next vector).
+/// `store`, `xor`, `broadcast`, `round`, `last_round` and a type `Tweaks`: what the tweaks of the next group come from.
+/// `Tweaks::first(&Block)` starts a sector; `prepare::<STEP, FRESH>` with steps 1 to 9 in turn writes the masks of a
+/// group and moves on, at the end to the start of the sector whose encrypted IV is given if `FRESH`.
 macro_rules! narrow_kernel {
-    ($features:literal, $Witness:ident, $V:ty, $register:ident, $vector_bytes:literal, $Group:ty) => {
+    ($features:literal, $Witness:ident, $V:ty, $register:ident, $vector_bytes:literal, $Group:ty, $stack_bytes:literal) => {
         /// Vectors in flight.
         const VECTORS: usize = 8;
 
@@ -40,6 +41,11 @@ macro_rules! narrow_kernel {
                     }
                 }
             }
+
+            fn wipe_stack(self) {
+                // SAFETY: `self` is a witness of these instructions.
+                unsafe { wipe_stack() }
+            }
         }
 
         /// The states pass through: what follows in the source cannot move above, what precedes cannot move below.
@@ -61,17 +67,17 @@ macro_rules! narrow_kernel {
         /// T ^ (last round key) for each block of a group.
         type Masks = [$V; VECTORS];
 
-        /// One group under `masks`, while `next` becomes the masks of the following one, whose first tweaks are
-        /// `tweaks`. Gives the tweaks behind those.
+        /// One group under `masks`, while `next` becomes the masks of the following one.
         #[inline]
         #[target_feature(enable = $features)]
-        fn group<const ENCRYPT: bool, const LONG: bool>(
+        fn group<const ENCRYPT: bool, const LONG: bool, const FRESH: bool>(
             keys: &[Block; 15],
             masks: &Masks,
             next: &mut Masks,
-            mut tweaks: $V,
+            tweaks: &mut Tweaks,
+            sector: &Block,
             mut io: InOut<'_, '_, Array<u8, $Group>>,
-        ) -> $V {
+        ) {
             let keys = opaque(keys);
             let source = io.get_in().as_slice().as_chunks::<$vector_bytes>().0;
             let last_key = broadcast(&keys[if LONG { 14 } else { 10 }]);
@@ -87,14 +93,12 @@ macro_rules! narrow_kernel {
                         *state = round::<ENCRYPT>(*state, key);
                     }
                     pin!(states);
-                    if $number <= VECTORS {
-                        next[$number - 1] = xor(tweaks, broadcast(&keys[if LONG { 14 } else { 10 }]));
-                        tweaks = following(tweaks);
+                    if $number <= 9 {
+                        tweaks.prepare::<$number, FRESH>(sector, next, &keys[if LONG { 14 } else { 10 }]);
                     }
                 };
             }
-            for_each!(step: 1 2 3 4 5 6 7 8);
-            step!(9);
+            for_each!(step: 1 2 3 4 5 6 7 8 9);
             if LONG {
                 for_each!(step: 10 11 12 13);
             }
@@ -102,7 +106,6 @@ macro_rules! narrow_kernel {
             for i in 0..VECTORS {
                 store(&mut target[i], last_round::<ENCRYPT>(states[i], masks[i]));
             }
-            tweaks
         }
 
         /// All sectors of `io` under their encrypted IVs. `sectors` has a block more than there are sectors.
@@ -114,28 +117,45 @@ macro_rules! narrow_kernel {
             io: InOutBuf<'_, '_, u8>,
         ) {
             let keys = schedule.keys();
-            let last_key = broadcast(&keys[if LONG { 14 } else { 10 }]);
+            let last_key = &keys[if LONG { 14 } else { 10 }];
             let groups_per_sector = sector_bytes / ($vector_bytes * VECTORS);
-            let mut masks = [[last_key; VECTORS]; 2];
+            let mut masks = [[broadcast(last_key); VECTORS]; 2];
             let [present, next] = &mut masks;
             let (mut present, mut next) = (present, next);
             let mut sectors = sectors.iter();
-            let Some(sector) = sectors.next() else { return };
-            let mut tweaks = first(sector);
-            for mask in present.iter_mut() {
-                *mask = xor(tweaks, last_key);
-                tweaks = following(tweaks);
+            let Some(mut sector) = sectors.next() else { return };
+            let mut tweaks = Tweaks::first(sector);
+            macro_rules! prepare {
+                ($step:literal) => {
+                    tweaks.prepare::<$step, false>(sector, present, last_key)
+                };
             }
-            let mut until_sector = groups_per_sector;
+            for_each!(prepare: 1 2 3 4 5 6 7 8 9);
+            // Groups until the bases are those of another sector: the masks run one group ahead, the bases two.
+            let mut until_fresh = groups_per_sector - 1;
             for io in io.into_chunks::<$Group>().0 {
-                until_sector -= 1;
-                if until_sector == 0 {
-                    until_sector = groups_per_sector;
-                    let Some(sector) = sectors.next() else { return };
-                    tweaks = first(sector);
+                until_fresh -= 1;
+                if until_fresh == 0 {
+                    until_fresh = groups_per_sector;
+                    // Behind the last sector there is none, and no data either.
+                    sector = sectors.next().unwrap_or(sector);
+                    group::<ENCRYPT, LONG, true>(keys, present, next, &mut tweaks, sector, io);
+                } else {
+                    group::<ENCRYPT, LONG, false>(keys, present, next, &mut tweaks, sector, io);
                 }
-                tweaks = group::<ENCRYPT, LONG>(keys, present, next, tweaks, io);
                 std::mem::swap(&mut present, &mut next);
+            }
+        }
+
+        /// Larger than the frames of `run` and `ecb`.
+        #[inline(never)]
+        #[target_feature(enable = $features)]
+        fn wipe_stack() {
+            let zero = broadcast(&[0; 16]);
+            let mut area = [const { MaybeUninit::<$V>::uninit() }; $stack_bytes / $vector_bytes];
+            for vector in &mut area {
+                // SAFETY: a valid, aligned place of this type.
+                unsafe { vector.as_mut_ptr().write_volatile(zero) };
             }
         }
 

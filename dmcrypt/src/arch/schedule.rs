@@ -97,6 +97,7 @@ fn store(block: &mut Block, value: __m128i) {
 /// The same reference, but the compiler no longer knows that it is: what is read through it is read again each time
 /// instead of being kept in registers, or on the stack when those run out.
 #[inline(always)]
+#[allow(clippy::pointers_in_nomem_asm_block)] // the point is that nothing happens to it
 pub(super) fn opaque<T>(reference: &T) -> &T {
     let mut pointer: *const T = reference;
     // SAFETY: no instruction is executed, so `pointer` still is `reference`, with its lifetime.

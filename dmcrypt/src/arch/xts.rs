@@ -4,7 +4,6 @@ use std::mem::size_of;
 
 use cipher::inout::InOutBuf;
 use secret::Locked;
-use zeroize::optimization_barrier;
 
 use super::schedule::{Block, Schedule};
 use crate::iv::IvGenerator;
@@ -17,7 +16,7 @@ const BATCH_SECTORS: usize = 128;
 /// The same for short calls, which would spend more on wiping than on work.
 const SHORT_SECTORS: usize = 8;
 /// Tweaks that a kernel may look at behind the last sector's.
-const SPARE_TWEAKS: usize = 2;
+pub(super) const SPARE_TWEAKS: usize = 2;
 
 /// AES in one instruction set. A value is a witness that the machine has it.
 pub(crate) trait Instructions: Copy + Send + Sync {
@@ -27,6 +26,20 @@ pub(crate) trait Instructions: Copy + Send + Sync {
     /// blocks\[i\] = AES(blocks\[i\]). The number of blocks is a multiple of four.
     fn ecb(self, schedule: &Schedule, blocks: &mut [Block]);
 
+    /// XTS over one sector of 512 bytes, whose IV is not encrypted yet.
+    fn single<const ENCRYPT: bool>(
+        self,
+        schedule: &Schedule,
+        tweak_schedule: &Schedule,
+        iv: &Block,
+        io: InOutBuf<'_, '_, u8>,
+    ) {
+        let mut tweaks = [*iv, [0; 16], [0; 16], [0; 16]];
+        self.ecb(tweak_schedule, &mut tweaks);
+        self.run::<ENCRYPT>(schedule, &tweaks[..1 + SPARE_TWEAKS], 512, io);
+        wipe::bytes(tweaks.as_flattened_mut());
+    }
+
     /// XTS over all sectors of `io`. `tweaks` are the sectors' encrypted IVs and [`SPARE_TWEAKS`] more blocks.
     fn run<const ENCRYPT: bool>(
         self,
@@ -35,6 +48,10 @@ pub(crate) trait Instructions: Copy + Send + Sync {
         sector_bytes: usize,
         io: InOutBuf<'_, '_, u8>,
     );
+
+    /// Overwrites the stack below the caller's frame, as far as the other functions have used it. With vector stores:
+    /// `memset` would take as long as a sector.
+    fn wipe_stack(self);
 }
 
 /// Round keys of both halves and of the IV generator.
@@ -67,7 +84,14 @@ impl<I: Instructions> Xts<I> {
     fn run<const ENCRYPT: bool>(&self, iv_sector: u64, io: InOutBuf<'_, '_, u8>) {
         let sector_bytes = self.sector_size.len_bytes();
         assert_whole(io.len(), sector_bytes);
-        if io.len() <= SHORT_SECTORS * sector_bytes {
+        if io.len() == 512 {
+            let mut iv = [[0; 16]];
+            self.keys.iv.fill(iv_sector, 1, &mut iv);
+            let [encrypting, decrypting, tweak] = &self.keys.schedules;
+            let data = if ENCRYPT { encrypting } else { decrypting };
+            self.instructions.single::<ENCRYPT>(data, tweak, &iv[0], io);
+            self.instructions.wipe_stack();
+        } else if io.len() <= SHORT_SECTORS * sector_bytes {
             self.batches::<ENCRYPT, { SHORT_SECTORS + 4 }>(iv_sector, io);
         } else {
             self.batches::<ENCRYPT, { BATCH_SECTORS + 4 }>(iv_sector, io);
@@ -93,9 +117,8 @@ impl<I: Instructions> Xts<I> {
             self.instructions.ecb(tweak, &mut tweaks[..sectors.next_multiple_of(4)]);
             self.instructions.run::<ENCRYPT>(data, &tweaks[..sectors + SPARE_TWEAKS], sector_bytes, batch);
         }
-        tweaks.as_flattened_mut().fill(0);
-        optimization_barrier(&tweaks);
-        wipe::kernel_stack();
+        wipe::bytes(tweaks.as_flattened_mut());
+        self.instructions.wipe_stack();
     }
 }
 

@@ -1,11 +1,14 @@
-//! XTS with VAES on AVX2: eight vectors of two blocks in flight, each vector of tweaks x^2 times the one before.
+//! XTS with VAES on AVX2: eight vectors of two blocks in flight.
 
 use std::arch::x86_64::{
-    __m256i, _mm_loadu_si128, _mm256_add_epi64, _mm256_aesdec_epi128, _mm256_aesdeclast_epi128, _mm256_aesenc_epi128,
-    _mm256_aesenclast_epi128, _mm256_and_si256, _mm256_blend_epi32, _mm256_broadcastsi128_si256, _mm256_loadu_si256,
-    _mm256_or_si256, _mm256_set_epi8, _mm256_set_epi32, _mm256_setr_epi8, _mm256_shuffle_epi8, _mm256_shuffle_epi32,
-    _mm256_slli_epi64, _mm256_srai_epi32, _mm256_srli_epi64, _mm256_storeu_si256, _mm256_xor_si256,
+    __m256i, _mm_loadu_si128, _mm_setr_epi8, _mm256_aesdec_epi128, _mm256_aesdeclast_epi128, _mm256_aesenc_epi128,
+    _mm256_aesenclast_epi128, _mm256_broadcastsi128_si256, _mm256_bslli_epi128, _mm256_loadu_si256, _mm256_setr_epi32,
+    _mm256_setr_epi64x, _mm256_setzero_si256, _mm256_shuffle_epi8, _mm256_shuffle_epi32, _mm256_slli_epi32,
+    _mm256_sllv_epi64, _mm256_srli_epi32, _mm256_srlv_epi32, _mm256_srlv_epi64, _mm256_storeu_si256,
+    _mm256_unpackhi_epi32, _mm256_unpackhi_epi64, _mm256_xor_si256,
 };
+
+use std::mem::MaybeUninit;
 
 use cipher::Array;
 use cipher::consts::U256;
@@ -69,39 +72,118 @@ fn last_round<const ENCRYPT: bool>(state: __m256i, key: __m256i) -> __m256i {
     if ENCRYPT { _mm256_aesenclast_epi128(state, key) } else { _mm256_aesdeclast_epi128(state, key) }
 }
 
-/// T and T·x of a sector's first two blocks.
-#[inline]
-#[target_feature(enable = "avx2,vaes")]
-fn first(tweak: &Block) -> __m256i {
-    let tweak = broadcast(tweak);
-    let top_bits = _mm256_srai_epi32::<31>(_mm256_shuffle_epi32::<0b0001_0011>(tweak));
-    let carries = _mm256_and_si256(top_bits, _mm256_set_epi32(0, 1, 0, 0x87, 0, 1, 0, 0x87));
-    let doubled = _mm256_xor_si256(_mm256_add_epi64(tweak, tweak), carries);
-    _mm256_blend_epi32::<0b1111_0000>(tweak, doubled)
+/// What the next group's tweaks come from.
+///
+/// Base j (0 to 3) holds T·x^(2j) and T·x^(2j+1); a group's eight vectors are the bases and the bases · x^8, the next
+/// group's bases are these · x^16. What leaves a base at the top in such a step is at most 16 bits; its product with
+/// x^7 + x^2 + x + 1 is computed for all four bases at once, as one vector of 32-bit numbers.
+struct Tweaks {
+    bases: [__m256i; 4],
+    /// Products for a step by x^8, one number for each base and block.
+    near: __m256i,
+    /// Products for a step by x^16; in the last group of a sector what [`Tweaks::fresh`] needs.
+    far: __m256i,
 }
 
-/// T·x^2 for each block. The two bits c that leave a half become an index: the shuffle then looks up the low and the
-/// high byte of c·(x^7 + x^2 + x + 1) for the low half, and c itself for the high half.
+/// carry · (x^7 + x^2 + x) in each 32-bit number.
 #[inline]
 #[target_feature(enable = "avx2,vaes")]
-fn following(tweaks: __m256i) -> __m256i {
+fn product(carry: __m256i) -> __m256i {
+    let low = xor(_mm256_slli_epi32::<1>(carry), _mm256_slli_epi32::<2>(carry));
+    xor(low, _mm256_slli_epi32::<7>(carry))
+}
+
+/// The 32-bit number J of each half, in the low bytes of that half.
+#[inline]
+#[target_feature(enable = "avx2,vaes")]
+fn number<const J: usize>(numbers: __m256i) -> __m256i {
     const Z: i8 = i8::MIN;
-    let top_bits = _mm256_srli_epi64::<62>(tweaks);
-    let places = _mm256_setr_epi8(
-        8, 8, Z, Z, Z, Z, Z, Z, 0, Z, Z, Z, Z, Z, Z, Z, 8, 8, Z, Z, Z, Z, Z, Z, 0, Z, Z, Z, Z, Z, Z, Z,
-    );
-    let rows = _mm256_setr_epi8(
-        0, 4, Z, Z, Z, Z, Z, Z, 8, Z, Z, Z, Z, Z, Z, Z, 0, 4, Z, Z, Z, Z, Z, Z, 8, Z, Z, Z, Z, Z, Z, Z,
-    );
-    let table = {
-        const P: i8 = 0x87_u8.cast_signed();
-        const Q: i8 = 0x89_u8.cast_signed();
-        _mm256_set_epi8(
-            0, 0, 0, 0, 3, 2, 1, 0, 1, 1, 0, 0, Q, 0x0e, P, 0, 0, 0, 0, 0, 3, 2, 1, 0, 1, 1, 0, 0, Q, 0x0e, P, 0,
-        )
-    };
-    let index = _mm256_or_si256(_mm256_shuffle_epi8(top_bits, places), rows);
-    _mm256_xor_si256(_mm256_slli_epi64::<2>(tweaks), _mm256_shuffle_epi8(table, index))
+    #[allow(clippy::cast_possible_truncation, clippy::cast_possible_wrap)] // at most 12
+    let at = 4 * J as i8;
+    let places =
+        _mm256_broadcastsi128_si256(_mm_setr_epi8(at, at + 1, at + 2, at + 3, Z, Z, Z, Z, Z, Z, Z, Z, Z, Z, Z, Z));
+    _mm256_shuffle_epi8(numbers, places)
 }
 
-narrow_kernel!("avx2,vaes", Ymm, __m256i, ymm_reg, 32, U256);
+impl Tweaks {
+    #[inline]
+    #[target_feature(enable = "avx2,vaes")]
+    fn first(sector: &Block) -> Tweaks {
+        let zero = _mm256_setzero_si256();
+        let mut tweaks = Tweaks { bases: [zero; 4], near: zero, far: Self::fresh_products(sector) };
+        tweaks.fresh::<0>(sector);
+        tweaks.fresh::<1>(sector);
+        tweaks.fresh::<2>(sector);
+        tweaks.fresh::<3>(sector);
+        tweaks
+    }
+
+    /// Products for steps by x^0 to x^7: the even ones in the low half, the odd ones in the high half.
+    #[inline]
+    #[target_feature(enable = "avx2,vaes")]
+    fn fresh_products(sector: &Block) -> __m256i {
+        let top = _mm256_shuffle_epi32::<0b1111_1111>(broadcast(sector));
+        product(_mm256_srlv_epi32(top, _mm256_setr_epi32(32, 30, 28, 26, 31, 29, 27, 25)))
+    }
+
+    /// Base J of a new sector; `far` holds its products.
+    #[inline]
+    #[target_feature(enable = "avx2,vaes")]
+    fn fresh<const J: usize>(&mut self, sector: &Block) {
+        let tweak = broadcast(sector);
+        let halves_swapped = _mm256_shuffle_epi32::<0b0100_1110>(tweak);
+        #[allow(clippy::cast_possible_wrap)] // at most 7
+        let (even, odd) = (2 * J as i64, 2 * J as i64 + 1);
+        let up = _mm256_sllv_epi64(tweak, _mm256_setr_epi64x(even, even, odd, odd));
+        let down = _mm256_setr_epi64x(64 - even, 64 - even, 64 - odd, 64 - odd);
+        let shifted = xor(up, _mm256_srlv_epi64(halves_swapped, down));
+        self.bases[J] = xor(shifted, number::<J>(self.far));
+    }
+
+    /// What leaves the bases at the top, one 32-bit number for each base and block.
+    #[inline]
+    #[target_feature(enable = "avx2,vaes")]
+    fn tops(&self) -> __m256i {
+        let [a, b, c, d] = self.bases;
+        _mm256_unpackhi_epi64(_mm256_unpackhi_epi32(a, b), _mm256_unpackhi_epi32(c, d))
+    }
+
+    /// Masks J and 4 + J, and the base of the group after.
+    #[inline]
+    #[target_feature(enable = "avx2,vaes")]
+    fn advance<const J: usize, const FRESH: bool>(&mut self, sector: &Block, masks: &mut Masks, last_key: &Block) {
+        let base = self.bases[J];
+        masks[J] = xor(base, broadcast(last_key));
+        let nearer = xor(_mm256_bslli_epi128::<1>(base), number::<J>(self.near));
+        masks[4 + J] = xor(nearer, broadcast(last_key));
+        if FRESH {
+            self.fresh::<J>(sector);
+        } else {
+            self.bases[J] = xor(_mm256_bslli_epi128::<2>(base), number::<J>(self.far));
+        }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,vaes")]
+    fn prepare<const STEP: usize, const FRESH: bool>(&mut self, sector: &Block, masks: &mut Masks, last_key: &Block) {
+        match STEP {
+            1 => {
+                self.far = self.tops();
+                self.near = _mm256_srli_epi32::<24>(self.far);
+            }
+            2 => self.near = xor(self.near, product(self.near)),
+            3 if FRESH => self.far = Self::fresh_products(sector),
+            3 => {
+                let carry = _mm256_srli_epi32::<16>(self.far);
+                self.far = xor(carry, product(carry));
+            }
+            4 => self.advance::<0, FRESH>(sector, masks, last_key),
+            5 => self.advance::<1, FRESH>(sector, masks, last_key),
+            6 => self.advance::<2, FRESH>(sector, masks, last_key),
+            7 => self.advance::<3, FRESH>(sector, masks, last_key),
+            _ => {}
+        }
+    }
+}
+
+narrow_kernel!("avx2,vaes", Ymm, __m256i, ymm_reg, 32, U256, 1536);
