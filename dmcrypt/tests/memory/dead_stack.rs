@@ -1,0 +1,266 @@
+//! Nothing of a key, a round key or a tweak stays on the stack below a call.
+//!
+//! Each call runs on a thread whose stack is memory of this test, below a frame deep enough that the end of the thread
+//! does not overwrite it. Then all of that memory is searched, at every byte, for eight-byte pieces of: the key, the
+//! round keys of all schedules in both directions, the IVs of ESSIV, the tweak T of every block, T ^ (first or last
+//! round key), which is what the kernels keep, and first ^ last. What the bitsliced form of the portable cipher leaves
+//! would not be recognised.
+
+use std::collections::HashMap;
+use std::hint::black_box;
+
+use dmcrypt::{CipherSpec, Kernel, SectorSize};
+use sha2::{Digest, Sha256};
+
+use super::region::Region;
+use super::schedule::{Block, decrypting, doubled, encrypted, encrypting, xor};
+use super::{available, built, noise};
+
+const STACK_BYTES: usize = 512 << 10;
+/// What lies between the frame of the thread's start and that of the call.
+const DEPTH_BYTES: usize = 96 << 10;
+
+/// A needle on the stack: how often, and how far below the caller's frame its deepest copy is.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Found {
+    name: String,
+    count: usize,
+    below_bytes: usize,
+}
+
+/// A stack whose thread is gone.
+struct DeadStack<'a> {
+    memory: &'a [u8],
+    /// Where in `memory` the frame of the code that made the call ended.
+    caller_at: usize,
+}
+
+/// Eight bytes of a secret, and what they are.
+struct Needles(HashMap<u64, String>);
+
+impl Needles {
+    fn new() -> Needles {
+        Needles(HashMap::new())
+    }
+
+    /// Any 12 bytes in a row of `block`, and both its halves.
+    fn add(&mut self, block: &Block, name: &str) {
+        for at in [0, 4, 8] {
+            let piece = block[at..].first_chunk().map_or(0, |piece| u64::from_ne_bytes(*piece));
+            self.0.entry(piece).or_insert_with(|| name.to_owned());
+        }
+    }
+
+    fn add_schedule(&mut self, key: &[u8], of: &str) {
+        for (direction, keys) in [("encryption", encrypting(key)), ("decryption", decrypting(key))] {
+            for (round, round_key) in keys.iter().enumerate() {
+                self.add(round_key, &format!("round key {round} for {direction} of the {of} key"));
+            }
+            let ends = xor(keys[0], keys[keys.len() - 1]);
+            self.add(&ends, &format!("first ^ last round key of the {of} key"));
+        }
+    }
+
+    /// Every needle on the stack, by name.
+    fn found_on(&self, stack: &DeadStack<'_>) -> Vec<Found> {
+        let mut found: HashMap<&str, Found> = HashMap::new();
+        for (at, piece) in stack.memory.windows(8).enumerate() {
+            let piece = piece.first_chunk().map_or(0, |piece| u64::from_ne_bytes(*piece));
+            if piece != 0
+                && let Some(name) = self.0.get(&piece)
+            {
+                let below_bytes = stack.caller_at.saturating_sub(at);
+                let entry = found.entry(name).or_insert_with(|| Found { name: name.clone(), count: 0, below_bytes });
+                entry.count += 1;
+            }
+        }
+        let mut found: Vec<_> = found.into_values().collect();
+        found.sort();
+        found
+    }
+}
+
+/// One shape of call.
+#[derive(Clone)]
+struct Shape {
+    spec: &'static str,
+    key: Vec<u8>,
+    sector_size: SectorSize,
+    sectors: usize,
+}
+
+const FIRST_SECTOR: u64 = 0x0102_0304_0506;
+
+impl Shape {
+    fn len_bytes(&self) -> usize {
+        self.sectors * self.sector_size.bytes() as usize
+    }
+
+    /// What must not be found after a call.
+    fn needles(&self) -> Needles {
+        let mut needles = Needles::new();
+        let xts = self.spec.contains("xts");
+        let (data, tweak) = if xts { self.key.split_at(self.key.len() / 2) } else { (&self.key[..], &[][..]) };
+        needles.add_schedule(data, "data");
+        let ends = {
+            let keys = encrypting(data);
+            [keys[0], keys[keys.len() - 1]]
+        };
+        if xts {
+            needles.add_schedule(tweak, "tweak");
+        }
+        let salt = Sha256::digest(&self.key);
+        let essiv = self.spec.contains("essiv");
+        if essiv {
+            needles.add_schedule(&salt, "ESSIV");
+        }
+        for sector in 0..self.sectors {
+            let number = FIRST_SECTOR + (sector * self.sector_size.bytes() as usize / 512) as u64;
+            let mut iv = u128::from(number).to_le_bytes();
+            if essiv {
+                iv = encrypted(&salt, iv);
+                needles.add(&iv, &format!("IV of sector {sector}"));
+            }
+            if xts {
+                needles.add_tweaks(encrypted(tweak, iv), ends, sector, self.sector_size);
+            }
+        }
+        needles
+    }
+}
+
+impl Needles {
+    fn add_tweaks(&mut self, first: Block, ends: [Block; 2], sector: usize, sector_size: SectorSize) {
+        let mut tweak = first;
+        for _ in 0..sector_size.bytes() / 16 {
+            self.add(&tweak, &format!("T in sector {sector}"));
+            for end in ends {
+                self.add(&xor(tweak, end), &format!("T ^ round key in sector {sector}"));
+            }
+            tweak = doubled(tweak);
+        }
+    }
+}
+
+/// Runs `call` far below the start of a thread on `stack`; that memory afterwards.
+fn stack_after(stack: &mut Region, call: impl FnOnce() + Send) -> DeadStack<'_> {
+    /// Address of its frame's end, about.
+    #[inline(never)]
+    #[allow(clippy::large_stack_arrays)] // it is what this function is for
+    fn far_below(call: impl FnOnce()) -> usize {
+        let depth = [0_u8; DEPTH_BYTES];
+        let end = black_box(&depth).as_ptr().addr();
+        call();
+        black_box(&depth);
+        end
+    }
+    let mut caller = 0;
+    stack.bytes().fill(0);
+    stack.run_on_it(|| caller = far_below(call));
+    let memory = stack.bytes();
+    DeadStack { caller_at: caller - memory.as_ptr().addr(), memory }
+}
+
+fn shapes(spec: &'static str, key_bytes: usize) -> Vec<(Shape, Needles)> {
+    let mut shapes = Vec::new();
+    for sector_size in [SectorSize::S512, SectorSize::S4096] {
+        for sectors in [1, 7, 200] {
+            let shape = Shape { spec, key: noise(key_bytes as u64 + 11, key_bytes), sector_size, sectors };
+            let needles = shape.needles();
+            shapes.push((shape, needles));
+        }
+    }
+    shapes
+}
+
+/// All four calls, and building the cipher; what they left behind.
+fn leaks(stack: &mut Region, kernel: Kernel, shape: &Shape, needles: &Needles) -> Vec<String> {
+    let cipher = built(kernel, shape.spec, &shape.key, shape.sector_size);
+    let cipher = cipher.as_ref();
+    let source = noise(1, shape.len_bytes());
+    let mut target = vec![0; shape.len_bytes()];
+    let mut leaks = Vec::new();
+    let mut look = |call: &str, stack: DeadStack<'_>| {
+        for Found { name, count, below_bytes } in needles.found_on(&stack) {
+            let (sectors, sector_bytes) = (shape.sectors, shape.sector_size.bytes());
+            leaks.push(format!(
+                "{kernel}, {}, key of {} bytes, {call} of {sectors} × {sector_bytes} bytes: {name}, {count} times, \
+                 {below_bytes} bytes below the caller",
+                shape.spec,
+                shape.key.len()
+            ));
+        }
+    };
+    look("encrypt", stack_after(stack, || cipher.encrypt(FIRST_SECTOR, &source, &mut target)));
+    look("encrypt_in_place", stack_after(stack, || cipher.encrypt_in_place(FIRST_SECTOR, &mut target)));
+    look("decrypt", stack_after(stack, || cipher.decrypt(FIRST_SECTOR, &source, &mut target)));
+    look("decrypt_in_place", stack_after(stack, || cipher.decrypt_in_place(FIRST_SECTOR, &mut target)));
+    if shape.sectors == 1 {
+        let spec = CipherSpec::parse(shape.spec).unwrap();
+        let build = || drop(dmcrypt::build_with(kernel, &spec, &shape.key, shape.sector_size).unwrap());
+        look("build", stack_after(stack, build));
+    }
+    leaks
+}
+
+fn check(kernels: &[Kernel], specs: &[(&'static str, usize)]) {
+    let mut stack = Region::new(STACK_BYTES);
+    let mut all = Vec::new();
+    for &(spec, key_bytes) in specs {
+        for (shape, needles) in shapes(spec, key_bytes) {
+            for &kernel in kernels {
+                all.extend(leaks(&mut stack, kernel, &shape, &needles));
+            }
+        }
+    }
+    assert!(all.is_empty(), "{} kinds of leaks, among them:\n{}", all.len(), all[..all.len().min(60)].join("\n"));
+}
+
+#[test]
+fn xts_leaves_no_secret_on_the_stack() {
+    let kernels: Vec<Kernel> = available().collect();
+    check(&kernels, &[("aes-xts-plain64", 32), ("aes-xts-plain64", 64)]);
+}
+
+#[test]
+fn xts_with_essiv_leaves_no_secret_on_the_stack() {
+    let kernels: Vec<Kernel> = available().collect();
+    check(&kernels, &[("aes-xts-essiv:sha256", 64)]);
+}
+
+#[test]
+fn cbc_leaves_no_secret_on_the_stack() {
+    check(
+        &[Kernel::Portable],
+        &[("aes-cbc-plain64", 16), ("aes-cbc-plain64", 24), ("aes-cbc-plain64", 32), ("aes-cbc-essiv:sha256", 32)],
+    );
+}
+
+/// Leaves what it is given in its frame, as a spilled register would be.
+#[inline(never)]
+fn spill(block: Block) {
+    let frame = [block; 4];
+    black_box(&frame);
+}
+
+#[test]
+fn what_is_left_behind_is_found() {
+    let shape = Shape { spec: "aes-xts-plain64", key: noise(2, 64), sector_size: SectorSize::S512, sectors: 1 };
+    let needles = shape.needles();
+    let mut stack = Region::new(STACK_BYTES);
+    let (data, tweak) = shape.key.split_at(32);
+    let sector_tweak = encrypted(tweak, u128::from(FIRST_SECTOR).to_le_bytes());
+    let last = encrypting(data)[14];
+    for (left, name) in [
+        (encrypting(data)[3], "round key 3 for encryption of the data key"),
+        (decrypting(data)[5], "round key 5 for decryption of the data key"),
+        (encrypting(tweak)[14], "round key 14 for encryption of the tweak key"),
+        (xor(encrypting(data)[0], last), "first ^ last round key of the data key"),
+        (doubled(sector_tweak), "T in sector 0"),
+        (xor(doubled(doubled(sector_tweak)), last), "T ^ round key in sector 0"),
+    ] {
+        let found = needles.found_on(&stack_after(&mut stack, || spill(left)));
+        assert!(found.iter().any(|found| found.name == name && found.count >= 2), "{name}: {found:?}");
+    }
+    assert_eq!(needles.found_on(&stack_after(&mut stack, || spill([0x77; 16]))), []);
+}
