@@ -150,6 +150,12 @@ pub fn kernel() -> Kernel {
     }
 }
 
+/// What [`use_kernel`] chose.
+#[must_use]
+pub fn chosen_kernel() -> Option<Kernel> {
+    (CHOSEN.load(Ordering::Relaxed) != 0).then(kernel)
+}
+
 /// Makes every later [`crate::build`] of this process take `kernel`. Ciphers already built stay as they are.
 ///
 /// # Errors
@@ -174,7 +180,7 @@ pub(crate) fn check(kernel: Kernel) -> Result<(), CipherError> {
 #[must_use]
 pub fn kernel_and_reason() -> String {
     let (kernel, best) = (kernel(), Kernel::best());
-    if CHOSEN.load(Ordering::Relaxed) != 0 {
+    if chosen_kernel().is_some() {
         return format!("{kernel}, as was asked for; the fastest of this machine is {}", best.name());
     }
     match Kernel::ALL.iter().rev().take_while(|&&faster| faster != kernel).last() {

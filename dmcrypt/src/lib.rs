@@ -35,7 +35,7 @@ mod wipe;
 mod xts;
 
 pub use error::CipherError;
-pub use kernel::{Kernel, kernel, kernel_and_reason, use_kernel};
+pub use kernel::{Kernel, chosen_kernel, kernel, kernel_and_reason, use_kernel};
 pub use sector::{SectorCipher, SectorSize};
 pub use spec::{CipherSpec, EssivHash, Iv, Mode};
 

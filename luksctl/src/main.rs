@@ -35,6 +35,9 @@ fn main() -> ExitCode {
     }
     logging::start(cli.common.verbose);
     harden::before_any_secret();
-    let result = verb::run(&cli);
+    let result = match session::obey_cpu_variable() {
+        Ok(()) => verb::run(&cli),
+        Err(error) => Err(failure::Failure::wrong(format!("{}: {error}", session::CPU_VARIABLE))),
+    };
     exit::report(&cli.common, result).into()
 }

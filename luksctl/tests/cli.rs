@@ -7,6 +7,8 @@ mod aliases;
 mod bad_input;
 #[path = "cli/codes.rs"]
 mod codes;
+#[path = "cli/cpu.rs"]
+mod cpu;
 #[path = "cli/desk.rs"]
 mod desk;
 #[path = "cli/formatting.rs"]

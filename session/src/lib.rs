@@ -15,6 +15,7 @@ mod cgroup;
 mod client;
 mod close;
 mod container;
+mod cpu;
 pub mod env;
 pub mod error;
 mod harden;
@@ -38,6 +39,7 @@ mod systemd;
 mod volume_server;
 
 pub use close::{CloseOptions, CloseReport, close};
+pub use cpu::{CPU_VARIABLE, obey_cpu_variable};
 pub use env::SystemEnv;
 pub use error::{Failure, FailureKind, SessionError};
 pub use inherited::keep_from_children;

@@ -27,7 +27,7 @@ use crate::protocol::{Reply, Request, UnlockOrder, Wire, WireError};
 use crate::registry::{RegistryLock, claim};
 use crate::run_dir::{Entry, RunDir};
 use crate::volume_server::{VolumeServer, still_registered};
-use crate::{Failure, FailureKind, OpenReport, SessionError, harden, inherited, log_file};
+use crate::{Failure, FailureKind, OpenReport, SessionError, cpu, harden, inherited, log_file};
 
 /// The hidden verb of a program that can be a server: `PROGRAM __serve RUN NAME`.
 pub const SERVE_VERB: &str = "__serve";
@@ -82,6 +82,10 @@ fn run_server(run: &Path, name: &str, denied: Vec<String>) -> Result<(), Session
     let run = RunDir::at(run)?;
     let entry = run.entry(&name.parse()?);
     log_file::install(&entry.log())?;
+    // The command that started this server obeyed the same name, so a failure is worth a word, not a volume.
+    if let Err(error) = cpu::obey_cpu_variable() {
+        log::warn!("{error}");
+    }
     let signals = block_signals(&entry)?;
     let opener = Opener::of_environment();
     let lock = claim(&entry)?;

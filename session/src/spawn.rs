@@ -1,4 +1,5 @@
-//! Starting a server: a fresh exec, never a fork, with nothing of the caller's but its PATH.
+//! Starting a server: a fresh exec, never a fork, with nothing of the caller's but its PATH and its choice of
+//! an AES kernel.
 //!
 //! Where systemd is the system's manager and the caller is root, the server is a transient unit (see `systemd`). An ordinary
 //! user's server is a process in a session of its own in any case: the user's manager is stopped at the last logout and
@@ -12,7 +13,7 @@ use std::process::{Child, Command, Stdio};
 
 use crate::run_dir::{Entry, RunDir};
 use crate::serve::SERVE_VERB;
-use crate::{SessionError, opener, systemd};
+use crate::{SessionError, cpu, opener, systemd};
 
 /// Where Debian keeps what an ordinary user's PATH lacks.
 const SYSTEM_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -99,6 +100,7 @@ pub(crate) fn spawn(run: &RunDir, entry: &Entry, server: &ServerCommand) -> Resu
         .env_clear()
         .env("PATH", search_path())
         .env(opener::VARIABLE, opener::own_id())
+        .envs(cpu::for_server())
         .current_dir("/")
         .stdin(Stdio::null())
         .stdout(Stdio::null())

@@ -13,9 +13,9 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use crate::SessionError;
-use crate::opener;
 use crate::run_dir::Entry;
 use crate::spawn::search_path;
+use crate::{cpu, opener};
 
 const PROGRAM: &str = "systemd-run";
 
@@ -64,6 +64,9 @@ fn unit_arguments(name: &str, program: &Path, arguments: &[OsString]) -> Vec<OsS
     path.push(search_path());
     all.push(path);
     all.push(format!("--setenv={}={}", opener::VARIABLE, opener::own_id()).into());
+    if let Some((name, value)) = cpu::for_server() {
+        all.push(format!("--setenv={name}={}", value.to_string_lossy()).into());
+    }
     all.push("--".into());
     all.push(program.into());
     // The manager expands $NAME when it starts the unit; two dollars stand for one.
