@@ -90,11 +90,19 @@ impl<I: Instructions> Xts<I> {
             let [encrypting, decrypting, tweak] = &self.keys.schedules;
             let data = if ENCRYPT { encrypting } else { decrypting };
             self.instructions.single::<ENCRYPT>(data, tweak, &iv[0], io);
-            self.instructions.wipe_stack();
+            self.wipe_stack();
         } else if io.len() <= SHORT_SECTORS * sector_bytes {
             self.batches::<ENCRYPT, { SHORT_SECTORS + 4 }>(iv_sector, io);
         } else {
             self.batches::<ENCRYPT, { BATCH_SECTORS + 4 }>(iv_sector, io);
+        }
+    }
+
+    fn wipe_stack(&self) {
+        self.instructions.wipe_stack();
+        // Unoptimised, every intermediate value has a place of its own on the stack.
+        if cfg!(debug_assertions) {
+            wipe::dead_stack();
         }
     }
 
@@ -118,7 +126,7 @@ impl<I: Instructions> Xts<I> {
             self.instructions.run::<ENCRYPT>(data, &tweaks[..sectors + SPARE_TWEAKS], sector_bytes, batch);
         }
         wipe::bytes(tweaks.as_flattened_mut());
-        self.instructions.wipe_stack();
+        self.wipe_stack();
     }
 }
 
