@@ -16,7 +16,7 @@ export PATH := $(HOME)/.cargo/bin:$(PATH):/usr/local/sbin:/usr/sbin:/sbin
 
 LIBRARIES := -p secret -p block -p dmcrypt -p luks -p export -p dmsetup -p session
 
-.PHONY: help build demo test install fuzz bench-crypto bench-unlock deny doc clean
+.PHONY: help build demo test install fuzz asan timing bench-crypto bench-copy bench-unlock deny doc clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -44,9 +44,18 @@ fuzz: ## every fuzz target for FUZZ_SECONDS each
 	tests/setup fuzz
 	tests/fuzz $(FUZZ_SECONDS)
 
-bench-crypto: ## AES-XTS throughput, with the ratio to aes + xts-mode
-	tests/setup build
-	cargo run --release -p luksbench -- crypto
+bench-crypto: ## AES-XTS against the machine's limit, xts-mode, OpenSSL and aws-lc; BENCH="--quick" and the like
+	tests/setup bench-crypto
+	cargo run --release --locked --manifest-path bench/rivals/Cargo.toml --target-dir $(TARGET_DIR)/rivals -- $(BENCH)
+
+asan: ## the sector cipher's tests under AddressSanitizer (nightly Rust)
+	tests/crypto-lanes asan
+
+timing: ## long campaigns of the timing test: some minutes on a quiet machine
+	DMCRYPT_TIMING_BATCHES=2000 cargo test -p dmcrypt --test timing -- --nocapture
+
+bench-copy: build ## copy-in and copy-out, with the ratio of the fastest kernel to the portable one
+	tests/bench-copy $(RELEASE)/luksctl
 
 bench-unlock: build ## time to unlock, with the ratio to cryptsetup
 	tests/setup demo
