@@ -1,23 +1,22 @@
-//! `luksbench crypto`: AES-256-XTS, in place, one thread, against `aes` + `xts-mode`.
+//! `luksbench crypto`: AES-256-XTS in place, one thread, on each kernel of dmcrypt: against the machine's limit and
+//! against `aes` + `xts-mode`.
 
 use std::time::Duration;
 
-use aes::Aes256;
-use aes::cipher::KeyInit;
 use anyhow::{Context, Result, bail};
-use dmcrypt::{CipherSpec, SectorCipher, SectorSize};
+use dmcrypt::{Kernel, SectorSize};
+use luksbench::contender::{self, Direction, Entry};
+use luksbench::limit::{Limit, Width};
+use luksbench::rounds::{Case, Plan, Quartiles, Rates, interleaved};
 use serde::Serialize;
-use xts_mode::{Xts128, get_tweak_default};
 
-use crate::rounds::{median, timed};
-
-/// A key with no meaning: what is measured does not depend on it.
-const KEY: [u8; 64] = [0x42; 64];
-
-const ROUNDS: u32 = 9;
+const ROUNDS: usize = 15;
 
 /// Largest buffer that can be asked for.
 const MAX_BUFFER_BYTES: usize = 1 << 30;
+
+/// Shorter pieces would measure the clock.
+const MIN_PIECE: Duration = Duration::from_micros(50);
 
 /// Options of `luksbench crypto`.
 #[derive(clap::Args)]
@@ -28,46 +27,71 @@ pub(crate) struct Args {
     /// Buffer sizes, multiples of 4096 bytes; K and M are powers of 1024
     #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "4K,64K,1M", value_parser = size)]
     sizes: Vec<usize>,
-    /// Time for the whole run, in seconds
+    /// Time for the whole run, in seconds, as far as the buffer sizes allow
     #[arg(long, value_name = "SECONDS", default_value_t = 10.0, value_parser = seconds)]
     seconds: f64,
 }
 
-/// The measurement of one direction, sector size and buffer size.
+/// The measurement of one kernel, direction, sector size and buffer size.
 #[derive(Serialize)]
 struct Row {
+    kernel: String,
     operation: &'static str,
     sector_bytes: u32,
     buffer_bytes: usize,
     dmcrypt_gb_per_s: f64,
     xts_mode_gb_per_s: f64,
+    /// To aes + xts-mode.
     ratio: f64,
+    /// None where the machine has no AES instruction that can be measured.
+    percent_of_limit: Option<f64>,
+    limit: Option<&'static str>,
+}
+
+#[derive(Serialize)]
+struct LimitRow {
+    instruction: &'static str,
+    gb_per_s: f64,
 }
 
 #[derive(Serialize)]
 struct Report {
     engine: String,
     cipher: &'static str,
-    rounds: u32,
+    rounds: usize,
+    limits: Vec<LimitRow>,
     rows: Vec<Row>,
 }
 
 /// Measures and prints.
 pub(crate) fn run(args: &Args) -> Result<()> {
-    let cells = args.sizes.len() * 4;
-    let slice = Duration::from_secs_f64(args.seconds / (cells as f64 * f64::from(ROUNDS) * 2.0));
-    let spec = CipherSpec::parse("aes-xts-plain64")?;
-    let mut rows = Vec::with_capacity(cells);
-    for sector_size in [SectorSize::S512, SectorSize::S4096] {
-        let ours = dmcrypt::build(&spec, &KEY, sector_size)?;
-        for &buffer_bytes in &args.sizes {
-            for encrypt in [true, false] {
-                rows.push(measure(ours.as_ref(), buffer_bytes, encrypt, slice)?);
+    let mut entries: Vec<Entry> =
+        Kernel::ALL.into_iter().rev().filter(|kernel| kernel.is_available()).map(contender::kernel).collect();
+    entries.push(contender::xts_mode());
+    let cases = args.sizes.len() * 4;
+    // A contender's turn: itself and the limit, each with a third of warming.
+    let turns = (cases * ROUNDS * entries.len()) as f64 * 8.0 / 3.0;
+    let plan = Plan { rounds: ROUNDS, piece: Duration::from_secs_f64(args.seconds / turns).max(MIN_PIECE) };
+    let mut rows = Vec::with_capacity(cases * entries.len());
+    let mut limits = Limits::default();
+    for sector_size in [SectorSize::S4096, SectorSize::S512] {
+        for &call_bytes in &args.sizes {
+            contender::check(&entries, sector_size, call_bytes)?;
+            for direction in Direction::ALL {
+                let case = Case { sector_size, call_bytes, buffers: 1, direction, threads: 1 };
+                let rates = interleaved(case, &entries, plan)?;
+                limits.add(&entries, &rates);
+                rows.extend(rows_of(case, &entries, &rates));
             }
         }
     }
-    let report =
-        Report { engine: dmcrypt::kernel_and_reason(), cipher: "aes-xts-plain64, 512-bit key", rounds: ROUNDS, rows };
+    let report = Report {
+        engine: dmcrypt::kernel_and_reason(),
+        cipher: "aes-xts-plain64, 512-bit key",
+        rounds: ROUNDS,
+        limits: limits.rows(),
+        rows,
+    };
     if args.json {
         println!("{}", serde_json::to_string_pretty(&report)?);
     } else {
@@ -76,54 +100,72 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-fn measure(ours: &dyn SectorCipher, buffer_bytes: usize, encrypt: bool, slice: Duration) -> Result<Row> {
-    let sector_bytes = ours.sector_size().bytes();
-    let (data_key, tweak_key) = KEY.split_at(32);
-    let theirs = Xts128::new(Aes256::new_from_slice(data_key)?, Aes256::new_from_slice(tweak_key)?);
-    let iv_step = u128::from(sector_bytes / 512);
-    let tweak = |number: u128| get_tweak_default(number * iv_step);
-    let (mut our_buffer, mut their_buffer) = (vec![0; buffer_bytes], vec![0; buffer_bytes]);
-    let (mut our_times, mut their_times) = (Vec::new(), Vec::new());
-    // Both must write the same bytes, or the comparison is of two different things.
-    ours.encrypt_in_place(0, &mut our_buffer);
-    theirs.encrypt_area(&mut their_buffer, sector_bytes as usize, 0, tweak);
-    if our_buffer != their_buffer {
-        bail!("the two implementations disagree at {sector_bytes}-byte sectors");
+/// One row per kernel; the last entry is what they are compared with.
+fn rows_of(case: Case, entries: &[Entry], rates: &[Rates]) -> Vec<Row> {
+    let Some((theirs, ours)) = rates.split_last() else { return Vec::new() };
+    let gb_per_s = |rates: &Rates| Quartiles::of(&rates.own).map_or(0.0, |rate| rate.median / 1e9);
+    let row = |(entry, rates): (&Entry, &Rates)| Row {
+        kernel: entry.name.clone(),
+        operation: case.direction.name(),
+        sector_bytes: case.sector_size.bytes(),
+        buffer_bytes: case.call_bytes,
+        dmcrypt_gb_per_s: gb_per_s(rates),
+        xts_mode_gb_per_s: gb_per_s(theirs),
+        ratio: Quartiles::of_ratios(&rates.own, &theirs.own).map_or(0.0, |ratio| ratio.median),
+        percent_of_limit: rates.of_limit().map(|fraction| fraction.median * 100.0),
+        limit: entry.limit.map(|limit| limit.width().instruction()),
+    };
+    entries.iter().zip(ours).map(row).collect()
+}
+
+/// Rates of the limits over the whole run, widest first.
+#[derive(Default)]
+struct Limits([Vec<f64>; 3]);
+
+impl Limits {
+    const WIDTHS: [Width; 3] = [Width::Zmm, Width::Ymm, Width::Xmm];
+
+    fn add(&mut self, entries: &[Entry], rates: &[Rates]) {
+        for (entry, rates) in entries.iter().zip(rates) {
+            for (width, all) in Self::WIDTHS.into_iter().zip(&mut self.0) {
+                if entry.limit.map(Limit::width) == Some(width) {
+                    all.extend(&rates.limit);
+                }
+            }
+        }
     }
-    for _ in 0..ROUNDS {
-        our_times.push(timed(slice, || match encrypt {
-            true => ours.encrypt_in_place(0, &mut our_buffer),
-            false => ours.decrypt_in_place(0, &mut our_buffer),
-        }));
-        their_times.push(timed(slice, || match encrypt {
-            true => theirs.encrypt_area(&mut their_buffer, sector_bytes as usize, 0, tweak),
-            false => theirs.decrypt_area(&mut their_buffer, sector_bytes as usize, 0, tweak),
-        }));
+
+    fn rows(&self) -> Vec<LimitRow> {
+        let row = |(width, rates): (Width, &Vec<f64>)| {
+            Some(LimitRow { instruction: width.instruction(), gb_per_s: Quartiles::of(rates)?.median / 1e9 })
+        };
+        Self::WIDTHS.into_iter().zip(&self.0).filter_map(row).collect()
     }
-    let rate = |times| buffer_bytes as f64 / median(times).as_secs_f64() / 1e9;
-    let (our_rate, their_rate) = (rate(our_times), rate(their_times));
-    Ok(Row {
-        operation: if encrypt { "encrypt" } else { "decrypt" },
-        sector_bytes,
-        buffer_bytes,
-        dmcrypt_gb_per_s: our_rate,
-        xts_mode_gb_per_s: their_rate,
-        ratio: our_rate / their_rate,
-    })
 }
 
 fn print(report: &Report) {
-    println!("engine: {}", report.engine);
-    println!("cipher: {}, one thread, in place, median of {} rounds", report.cipher, report.rounds);
-    println!("{:<8} {:>7} {:>9} {:>15} {:>15} {:>7}", "", "sector", "buffer", "dmcrypt", "aes + xts-mode", "ratio");
+    println!("kernel in use: {}", report.engine);
+    println!("cipher: {}, one thread, in place, medians of {} rounds", report.cipher, report.rounds);
+    for limit in &report.limits {
+        println!("limit, {} back to back, 14 rounds a block: {:.2} GB/s", limit.instruction, limit.gb_per_s);
+    }
+    println!(
+        "{:<8} {:>7} {:>10}  {:<9} {:>9}  {:<20} {:>16}",
+        "", "sector", "buffer", "kernel", "GB/s", "of the limit", "x aes + xts-mode"
+    );
     for row in &report.rows {
+        let of_limit = match (row.percent_of_limit, row.limit) {
+            (Some(percent), Some(limit)) => format!("{percent:5.1}% {limit}"),
+            _ => "-".into(),
+        };
         println!(
-            "{:<8} {:>5} B {:>5} KiB {:>10.2} GB/s {:>10.2} GB/s {:>6.1}x",
+            "{:<8} {:>5} B {:>6} KiB  {:<9} {:>9.2}  {:<20} {:>16.2}",
             row.operation,
             row.sector_bytes,
             row.buffer_bytes / 1024,
+            row.kernel,
             row.dmcrypt_gb_per_s,
-            row.xts_mode_gb_per_s,
+            of_limit,
             row.ratio
         );
     }
@@ -173,12 +215,22 @@ mod tests {
     }
 
     #[test]
-    fn both_implementations_agree_and_are_measured() {
-        let spec = CipherSpec::parse("aes-xts-plain64").unwrap();
-        for sector_size in [SectorSize::S512, SectorSize::S4096] {
-            let ours = dmcrypt::build(&spec, &KEY, sector_size).unwrap();
-            let row = measure(ours.as_ref(), 8192, true, Duration::from_micros(100)).unwrap();
-            assert!(row.ratio > 0.0 && row.dmcrypt_gb_per_s > 0.0);
-        }
+    fn each_kernel_is_compared_with_the_last_entry() {
+        let entries = [contender::kernel(Kernel::Portable), contender::xts_mode()];
+        let case = Case {
+            sector_size: SectorSize::S512,
+            call_bytes: 4096,
+            buffers: 1,
+            direction: Direction::Encrypt,
+            threads: 1,
+        };
+        let rates = [
+            Rates { own: vec![4e9, 6e9, 5e9], limit: vec![8e9, 8e9, 10e9] },
+            Rates { own: vec![1e9, 2e9, 1e9], limit: vec![] },
+        ];
+        let rows = rows_of(case, &entries, &rates);
+        assert_eq!(rows.len(), 1);
+        assert_eq!((rows[0].dmcrypt_gb_per_s, rows[0].xts_mode_gb_per_s, rows[0].ratio), (5.0, 1.0, 4.0));
+        assert_eq!(rows[0].percent_of_limit, Some(50.0));
     }
 }

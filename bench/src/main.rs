@@ -6,7 +6,6 @@
 #![allow(clippy::print_stdout, clippy::print_stderr)] // a command's output
 
 mod crypto;
-mod rounds;
 mod unlock;
 
 use std::process::ExitCode;
@@ -23,7 +22,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Verb {
-    /// AES-256-XTS in memory, one thread: this project's code against the aes and xts-mode crates
+    /// AES-256-XTS in memory, one thread: each kernel against the machine's limit and the aes and xts-mode crates
     Crypto(crypto::Args),
     /// Time to unlock an image: luksctl against cryptsetup, both as processes, with the image's own key derivation
     Unlock(unlock::Args),

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
 
-use crate::rounds::median;
+use luksbench::rounds::median;
 
 /// Options of `luksbench unlock`.
 #[derive(clap::Args)]
