@@ -77,7 +77,7 @@ pub(crate) fn encrypted(key: &[u8], block: Block) -> Block {
 /// T·x.
 pub(crate) fn doubled(tweak: Block) -> Block {
     let tweak = u128::from_le_bytes(tweak);
-    (tweak << 1 ^ (tweak >> 127) * 0x87).to_le_bytes()
+    ((tweak << 1) ^ ((tweak >> 127) * 0x87)).to_le_bytes()
 }
 
 pub(crate) fn xor(a: Block, b: Block) -> Block {
