@@ -102,6 +102,8 @@ macro_rules! narrow_kernel {
             if LONG {
                 for_each!(step: 10 11 12 13);
             }
+            // Read once more rather than kept since the whitening, for which there are no registers.
+            let masks = opaque(masks);
             let target = io.get_out().as_mut_slice().as_chunks_mut::<$vector_bytes>().0;
             for i in 0..VECTORS {
                 store(&mut target[i], last_round::<ENCRYPT>(states[i], masks[i]));
