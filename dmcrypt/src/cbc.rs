@@ -75,6 +75,9 @@ where
             }
         }
         wipe::blocks(&mut ivs);
+        if !ENCRYPT {
+            wipe::blocks(&mut before);
+        }
         wipe::dead_stack();
     }
 }

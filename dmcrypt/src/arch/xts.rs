@@ -90,6 +90,7 @@ impl<I: Instructions> Xts<I> {
             let [encrypting, decrypting, tweak] = &self.keys.schedules;
             let data = if ENCRYPT { encrypting } else { decrypting };
             self.instructions.single::<ENCRYPT>(data, tweak, &iv[0], io);
+            wipe::bytes(&mut iv[0]);
             self.wipe_stack();
         } else if io.len() <= SHORT_SECTORS * sector_bytes {
             self.batches::<ENCRYPT, { SHORT_SECTORS + 4 }>(iv_sector, io);
