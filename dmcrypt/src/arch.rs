@@ -12,6 +12,7 @@
 //!
 //! Source: FIPS 197; IEEE 1619-2018; the intrinsics' documentation.
 
+mod prefetch;
 mod schedule;
 mod xts;
 

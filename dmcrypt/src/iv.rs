@@ -41,22 +41,34 @@ impl IvGenerator {
         }
     }
 
+    /// For generators whose IV is the number itself: the bits of it that count. `None` for ESSIV.
+    #[inline]
+    pub(crate) fn number_mask(&self) -> Option<u64> {
+        match self {
+            Self::Plain => Some(u64::from(u32::MAX)),
+            Self::Plain64 => Some(u64::MAX),
+            Self::Essiv(_) => None,
+        }
+    }
+
     /// IVs of `first`, `first + step`, … (512-byte units, wrapping at 2^64).
     #[inline]
     pub(crate) fn fill(&self, first: u64, step: u64, ivs: &mut [[u8; 16]]) {
-        let mask = match self {
-            Self::Plain => u64::from(u32::MAX),
-            Self::Plain64 | Self::Essiv(_) => u64::MAX,
-        };
-        let mut number = first;
-        for iv in ivs.iter_mut() {
-            *iv = u128::from(number & mask).to_le_bytes();
-            number = number.wrapping_add(step);
-        }
+        numbers(first, step, self.number_mask().unwrap_or(u64::MAX), ivs);
         if let Self::Essiv(essiv) = self {
             essiv.encrypt_with_backend(Ecb { blocks: Block::cast_slice_from_core_mut(ivs) });
             wipe::dead_stack();
         }
+    }
+}
+
+/// `first`, `first + step`, …, wrapping at 2^64, only the bits in `mask`; little-endian, zero filled.
+#[inline]
+pub(crate) fn numbers(first: u64, step: u64, mask: u64, ivs: &mut [[u8; 16]]) {
+    let mut number = first;
+    for iv in ivs {
+        *iv = u128::from(number & mask).to_le_bytes();
+        number = number.wrapping_add(step);
     }
 }
 

@@ -79,6 +79,7 @@ macro_rules! narrow_kernel {
             mut io: InOut<'_, '_, Array<u8, $Group>>,
         ) {
             let keys = opaque(keys);
+            let ahead = io.get_in().as_ptr().wrapping_add(PREFETCH_BYTES);
             let source = io.get_in().as_slice().as_chunks::<$vector_bytes>().0;
             let last_key = broadcast(&keys[if LONG { 14 } else { 10 }]);
             let whitening = xor(last_key, broadcast(&keys[0]));
@@ -89,6 +90,9 @@ macro_rules! narrow_kernel {
             macro_rules! step {
                 ($number:literal) => {
                     let key = broadcast(&keys[$number]);
+                    if 64 * $number <= $vector_bytes * VECTORS {
+                        prefetch(ahead.wrapping_add(64 * ($number - 1)));
+                    }
                     for state in &mut states {
                         *state = round::<ENCRYPT>(*state, key);
                     }

@@ -11,6 +11,7 @@ use cipher::Array;
 use cipher::consts::U128;
 use cipher::inout::{InOut, InOutBuf};
 
+use super::prefetch::{PREFETCH_BYTES, prefetch};
 use super::schedule::{Block, Schedule, opaque};
 use super::xts::Instructions;
 

@@ -6,7 +6,7 @@ use cipher::inout::InOutBuf;
 use secret::Locked;
 
 use super::schedule::{Block, Schedule};
-use crate::iv::IvGenerator;
+use crate::iv::{IvGenerator, numbers};
 use crate::sector::{assert_whole, paired};
 use crate::spec::Iv;
 use crate::{CipherError, SectorCipher, SectorSize, wipe};
@@ -15,6 +15,8 @@ use crate::{CipherError, SectorCipher, SectorSize, wipe};
 const BATCH_SECTORS: usize = 128;
 /// The same for short calls, which would spend more on wiping than on work.
 const SHORT_SECTORS: usize = 8;
+/// The same for 128 KiB of the largest sectors.
+const MEDIUM_SECTORS: usize = 32;
 /// Tweaks that a kernel may look at behind the last sector's.
 pub(super) const SPARE_TWEAKS: usize = 2;
 
@@ -25,6 +27,12 @@ pub(crate) trait Instructions: Copy + Send + Sync {
 
     /// blocks\[i\] = AES(blocks\[i\]). The number of blocks is a multiple of four.
     fn ecb(self, schedule: &Schedule, blocks: &mut [Block]);
+
+    /// tweaks\[i\] = AES((first + i·step) & mask), a number per block. The number of blocks is a multiple of four.
+    fn encrypted_numbers(self, schedule: &Schedule, first: u64, step: u64, mask: u64, tweaks: &mut [Block]) {
+        numbers(first, step, mask, tweaks);
+        self.ecb(schedule, tweaks);
+    }
 
     /// XTS over one sector of 512 bytes, whose IV is not encrypted yet.
     fn single<const ENCRYPT: bool>(
@@ -94,6 +102,8 @@ impl<I: Instructions> Xts<I> {
             self.wipe_stack();
         } else if io.len() <= SHORT_SECTORS * sector_bytes {
             self.batches::<ENCRYPT, { SHORT_SECTORS + 4 }>(iv_sector, io);
+        } else if io.len() <= MEDIUM_SECTORS * sector_bytes {
+            self.batches::<ENCRYPT, { MEDIUM_SECTORS + 4 }>(iv_sector, io);
         } else {
             self.batches::<ENCRYPT, { BATCH_SECTORS + 4 }>(iv_sector, io);
         }
@@ -121,9 +131,15 @@ impl<I: Instructions> Xts<I> {
             let (batch, rest) = io.split_at(len_bytes);
             io = rest;
             let sectors = batch.len() / sector_bytes;
-            self.keys.iv.fill(number, step, &mut tweaks[..sectors]);
+            let whole = &mut tweaks[..sectors.next_multiple_of(4)];
+            match self.keys.iv.number_mask() {
+                Some(mask) => self.instructions.encrypted_numbers(tweak, number, step, mask, whole),
+                None => {
+                    self.keys.iv.fill(number, step, &mut whole[..sectors]);
+                    self.instructions.ecb(tweak, whole);
+                }
+            }
             number = number.wrapping_add(step * sectors as u64);
-            self.instructions.ecb(tweak, &mut tweaks[..sectors.next_multiple_of(4)]);
             self.instructions.run::<ENCRYPT>(data, &tweaks[..sectors + SPARE_TWEAKS], sector_bytes, batch);
         }
         wipe::bytes(tweaks.as_flattened_mut());

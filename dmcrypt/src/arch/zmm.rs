@@ -6,7 +6,8 @@ mod tweaks;
 
 use std::arch::asm;
 use std::arch::x86_64::{
-    __m512i, _mm512_aesdec_epi128, _mm512_aesdeclast_epi128, _mm512_aesenc_epi128, _mm512_aesenclast_epi128,
+    __m512i, _mm512_add_epi64, _mm512_aesdec_epi128, _mm512_aesdeclast_epi128, _mm512_aesenc_epi128,
+    _mm512_aesenclast_epi128, _mm512_and_si512, _mm512_maskz_set1_epi64, _mm512_set_epi64, _mm512_set1_epi64,
     _mm512_setzero_si512, _mm512_storeu_si512, _mm512_xor_si512,
 };
 
@@ -16,6 +17,7 @@ use cipher::Array;
 use cipher::consts::{U512, U1024};
 use cipher::inout::{InOut, InOutBuf};
 
+use super::prefetch::{PREFETCH_BYTES, prefetch};
 use super::schedule::{Block, Schedule, opaque};
 use super::xts::{Instructions, SPARE_TWEAKS};
 use tweaks::{Bases, Masks, VECTORS, broadcast, load, next, prepare, xor3};
@@ -45,6 +47,17 @@ impl Instructions for Zmm {
     fn ecb(self, schedule: &Schedule, blocks: &mut [Block]) {
         // SAFETY: `self` is a witness of these instructions.
         unsafe { if schedule.rounds() == 14 { ecb::<true>(schedule, blocks) } else { ecb::<false>(schedule, blocks) } }
+    }
+
+    fn encrypted_numbers(self, schedule: &Schedule, first: u64, step: u64, mask: u64, tweaks: &mut [Block]) {
+        // SAFETY: `self` is a witness of these instructions.
+        unsafe {
+            if schedule.rounds() == 14 {
+                encrypted_numbers::<true>(schedule, first, step, mask, tweaks);
+            } else {
+                encrypted_numbers::<false>(schedule, first, step, mask, tweaks);
+            }
+        }
     }
 
     fn single<const ENCRYPT: bool>(
@@ -153,6 +166,7 @@ impl Pass<'_> {
         mut io: InOut<'_, '_, Array<u8, U1024>>,
     ) {
         let keys = opaque(self.keys);
+        let ahead = io.get_in().as_ptr().wrapping_add(PREFETCH_BYTES);
         let source = io.get_in().as_slice().as_chunks::<64>().0;
         let mut front = [self.whitening; VECTORS / 2];
         let mut back = [self.whitening; VECTORS / 2];
@@ -170,6 +184,10 @@ impl Pass<'_> {
         macro_rules! rounds {
             ($($number:literal)*) => {$(
                 let key = broadcast(&keys[$number]);
+                if $number <= 8 {
+                    prefetch(ahead.wrapping_add(128 * ($number - 1)));
+                    prefetch(ahead.wrapping_add(128 * ($number - 1) + 64));
+                }
                 for state in &mut front {
                     *state = round::<ENCRYPT>(*state, key);
                 }
@@ -249,13 +267,7 @@ fn single<const ENCRYPT: bool, const LONG: bool>(
     iv: &Block,
     io: InOut<'_, '_, Array<u8, U512>>,
 ) {
-    let keys = opaque(tweak_schedule.keys());
-    let rounds = if LONG { 14 } else { 10 };
-    let mut tweak = _mm512_xor_si512(broadcast(iv), broadcast(&keys[0]));
-    for key in &keys[1..rounds] {
-        tweak = _mm512_aesenc_epi128(tweak, broadcast(key));
-    }
-    tweak = _mm512_aesenclast_epi128(tweak, broadcast(&keys[rounds]));
+    let [tweak] = encrypted::<1, LONG>(tweak_schedule, [broadcast(iv)]);
     Pass::new::<LONG>(schedule).single::<ENCRYPT, LONG>(tweak, io);
 }
 
@@ -323,25 +335,46 @@ fn run<const ENCRYPT: bool, const LONG: bool>(
 /// blocks\[i\] = AES(blocks\[i\]). The number of blocks is a multiple of four.
 #[target_feature(enable = "avx512f,vaes")]
 fn ecb<const LONG: bool>(schedule: &Schedule, blocks: &mut [Block]) {
-    let vectors = blocks.as_flattened_mut().as_chunks_mut::<64>().0;
-    let (groups, rest) = vectors.as_chunks_mut::<8>();
-    for group in groups {
-        ecb_group::<8, LONG>(schedule, group);
+    for vector in blocks.as_flattened_mut().as_chunks_mut::<64>().0 {
+        let [state] = encrypted::<1, LONG>(schedule, [load(vector)]);
+        store(vector, state);
     }
-    for vector in rest {
-        ecb_group::<1, LONG>(schedule, std::array::from_mut(vector));
+}
+
+/// tweaks\[i\] = AES((first + i·step) & mask). The number of tweaks is a multiple of four.
+#[target_feature(enable = "avx512f,vaes")]
+fn encrypted_numbers<const LONG: bool>(schedule: &Schedule, first: u64, step: u64, mask: u64, tweaks: &mut [Block]) {
+    let at = |block: u64| first.wrapping_add(step.wrapping_mul(block)).cast_signed();
+    let mut number = _mm512_set_epi64(0, at(3), 0, at(2), 0, at(1), 0, at(0));
+    let mask = _mm512_maskz_set1_epi64(0b0101_0101, mask.cast_signed());
+    let advance = _mm512_set1_epi64(step.wrapping_mul(4).cast_signed());
+    let (groups, rest) = tweaks.as_flattened_mut().as_chunks_mut::<64>().0.as_chunks_mut::<8>();
+    for group in groups {
+        let mut numbers = [number; 8];
+        for place in &mut numbers {
+            *place = _mm512_and_si512(number, mask);
+            number = _mm512_add_epi64(number, advance);
+        }
+        for (place, tweaks) in group.iter_mut().zip(encrypted::<8, LONG>(schedule, numbers)) {
+            store(place, tweaks);
+        }
+    }
+    for place in rest {
+        let [tweaks] = encrypted::<1, LONG>(schedule, [_mm512_and_si512(number, mask)]);
+        store(place, tweaks);
+        number = _mm512_add_epi64(number, advance);
     }
 }
 
 #[inline]
 #[target_feature(enable = "avx512f,vaes")]
-fn ecb_group<const N: usize, const LONG: bool>(schedule: &Schedule, vectors: &mut [[u8; 64]; N]) {
+fn encrypted<const N: usize, const LONG: bool>(schedule: &Schedule, mut states: [__m512i; N]) -> [__m512i; N] {
     let keys = opaque(schedule.keys());
-    let mut states = [broadcast(&keys[0]); N];
-    for (state, bytes) in states.iter_mut().zip(&*vectors) {
-        *state = _mm512_xor_si512(*state, load(bytes));
-    }
     let rounds = if LONG { 14 } else { 10 };
+    let whitening = broadcast(&keys[0]);
+    for state in &mut states {
+        *state = _mm512_xor_si512(*state, whitening);
+    }
     for key in &keys[1..rounds] {
         let key = broadcast(key);
         for state in &mut states {
@@ -349,7 +382,5 @@ fn ecb_group<const N: usize, const LONG: bool>(schedule: &Schedule, vectors: &mu
         }
     }
     let last_key = broadcast(&keys[rounds]);
-    for (state, bytes) in states.iter().zip(vectors) {
-        store(bytes, _mm512_aesenclast_epi128(*state, last_key));
-    }
+    states.map(|state| _mm512_aesenclast_epi128(state, last_key))
 }
