@@ -77,8 +77,8 @@ impl Kernel {
                 Kernel::AesNi => lacking!("aes" "aes", "avx" "avx"),
                 Kernel::Vaes256 => lacking!("aes" "aes", "avx2" "avx2", "vaes" "vaes"),
                 Kernel::Vaes512 => lacking!(
-                    "aes" "aes", "vaes" "vaes", "gfni" "gfni", "avx512f" "avx512f", "avx512bw" "avx512bw",
-                    "avx512vbmi2" "avx512_vbmi2"
+                    "aes" "aes", "avx2" "avx2", "fma" "fma", "f16c" "f16c", "vaes" "vaes", "gfni" "gfni",
+                    "avx512f" "avx512f", "avx512bw" "avx512bw", "avx512vbmi2" "avx512_vbmi2"
                 ),
             }
         }

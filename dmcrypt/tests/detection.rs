@@ -5,6 +5,9 @@
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::panic)] // a test may
 
+use std::path::Path;
+use std::process::Command;
+
 use dmcrypt::{CipherError, CipherSpec, Kernel, SectorSize};
 
 const EXPECTED: &str = "DMCRYPT_EXPECT_KERNELS";
@@ -15,7 +18,7 @@ fn needs(kernel: Kernel) -> &'static [&'static str] {
         Kernel::Portable => &[],
         Kernel::AesNi => &["aes", "avx"],
         Kernel::Vaes256 => &["aes", "avx2", "vaes"],
-        Kernel::Vaes512 => &["aes", "vaes", "gfni", "avx512f", "avx512bw", "avx512_vbmi2"],
+        Kernel::Vaes512 => &["aes", "avx2", "fma", "f16c", "vaes", "gfni", "avx512f", "avx512bw", "avx512_vbmi2"],
         other => panic!("{other}: what does it need?"),
     }
 }
@@ -55,6 +58,43 @@ fn a_kernel_that_is_not_there_is_refused_with_what_is_lacking() {
                 assert!(lacking.iter().all(|feature| needs(kernel).contains(feature)), "{kernel}: {lacking:?}");
             }
             Err(other) => panic!("{kernel}: {other}"),
+        }
+    }
+}
+
+/// The features that `rustc` has for these ones, by their names in `/proc/cpuinfo`: with what each of them includes.
+fn included(features: &str) -> Vec<String> {
+    let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
+    let enabled: Vec<String> = features.split(',').map(|feature| format!("+{feature}")).collect();
+    let output = Command::new(rustc)
+        .args(["--print", "cfg", "--target", "x86_64-unknown-linux-gnu", "-C"])
+        .arg(format!("target-feature={}", enabled.join(",")))
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let cfg = String::from_utf8(output.stdout).unwrap();
+    let names = cfg.lines().filter_map(|line| line.strip_prefix("target_feature=\"")?.strip_suffix('"'));
+    names.map(|name| name.replace("avx512vbmi2", "avx512_vbmi2")).collect()
+}
+
+/// To the compiler AVX-512 includes FMA, for one; a processor or a hypervisor need not see it that way.
+#[test]
+fn whatever_the_compiler_may_use_in_a_kernel_is_asked_for() {
+    let arch = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/arch");
+    for (kernel, files) in [
+        (Kernel::AesNi, &["xmm.rs", "schedule.rs"][..]),
+        (Kernel::Vaes256, &["ymm.rs", "schedule.rs"]),
+        (Kernel::Vaes512, &["zmm.rs", "zmm/tweaks.rs", "schedule.rs"]),
+    ] {
+        let text: String = files.iter().map(|file| std::fs::read_to_string(arch.join(file)).unwrap()).collect();
+        let markers = ["target_feature(enable = \"", "narrow_kernel!(\""];
+        let enabled =
+            markers.iter().flat_map(|marker| text.split(marker).skip(1)).filter_map(|at| at.split('"').next());
+        let enabled: Vec<&str> = enabled.collect();
+        assert!(enabled.len() > 10, "{kernel}: {enabled:?}");
+        let baseline = included("avx");
+        for feature in included(&enabled.join(",")).iter().filter(|feature| !baseline.contains(feature)) {
+            assert!(needs(kernel).contains(&feature.as_str()), "{kernel} does not ask for {feature}");
         }
     }
 }

@@ -22,7 +22,7 @@ use super::schedule::{Block, Schedule, opaque};
 use super::xts::{Instructions, SPARE_TWEAKS};
 use tweaks::{Bases, Masks, VECTORS, broadcast, load, next, prepare, xor3};
 
-cpufeatures::new!(zmm, "aes", "avx512f", "avx512bw", "avx512vbmi2", "gfni", "vaes");
+cpufeatures::new!(zmm, "aes", "avx2", "fma", "avx512f", "avx512bw", "avx512vbmi2", "gfni", "vaes");
 
 /// Larger than the frames of `run`, `single` and `ecb`.
 const STACK_BYTES: usize = 3584;
@@ -34,7 +34,9 @@ pub(crate) struct Zmm(());
 impl Zmm {
     /// `None` where an instruction is missing or the operating system does not keep the registers.
     pub(crate) fn detect() -> Option<Zmm> {
-        zmm::get().then_some(Zmm(()))
+        // To the compiler AVX-512 includes AVX2, FMA and F16C. `cpufeatures` does not ask for the last; the standard library
+        // does, and it asks how far CPUID's leaves go before it reads the seventh.
+        (zmm::get() && is_x86_feature_detected!("f16c") && is_x86_feature_detected!("avx512f")).then_some(Zmm(()))
     }
 }
 
