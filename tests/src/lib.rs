@@ -9,6 +9,7 @@ pub mod leftovers;
 pub mod memory;
 pub mod rig;
 pub mod skip;
+pub mod vm;
 
 pub use rig::Rig;
 pub use skip::skip;
