@@ -89,6 +89,8 @@ pub(crate) enum Verb {
     Umount(verb::umount::UmountArgs),
     /// Rewrite a damaged or stale header copy from the good one
     Repair(verb::repair::RepairArgs),
+    /// Look at this machine: what is missing, what could leak, and the command that mends it
+    Doctor(verb::doctor::DoctorArgs),
     /// Print manual pages or shell completions
     Generate(verb::generate::GenerateArgs),
     /// cryptsetup's name for `keyslot add`

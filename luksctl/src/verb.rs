@@ -3,6 +3,7 @@
 pub(crate) mod close;
 pub(crate) mod copy_in;
 pub(crate) mod copy_out;
+pub(crate) mod doctor;
 pub(crate) mod dump;
 pub(crate) mod format;
 pub(crate) mod generate;
@@ -52,6 +53,7 @@ pub(crate) fn run(cli: &Cli) -> Result<Code, Failure> {
         Verb::Mount(args) => mount::run(args, common),
         Verb::Umount(args) => umount::run(args, common),
         Verb::Repair(args) => repair::run(args, common),
+        Verb::Doctor(args) => doctor::run(args, common),
         Verb::Generate(args) => generate::run(args, common),
         Verb::Serve(_) => Err(Failure::wrong("a server is started by `luksctl open`")),
     }

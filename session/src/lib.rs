@@ -15,6 +15,7 @@ mod cgroup;
 mod client;
 mod close;
 mod container;
+pub mod doctor;
 pub mod env;
 pub mod error;
 mod harden;
