@@ -3,6 +3,7 @@
 #![allow(clippy::print_stderr)]
 
 pub mod bins;
+pub mod crypt_volume;
 pub mod disk_model;
 pub mod ledger;
 pub mod leftovers;
