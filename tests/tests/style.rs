@@ -15,6 +15,7 @@ const UNSAFE_FILES: &[&str] = &[
     "dmsetup/src/keyctl.rs",
     "dmsetup/src/semaphore.rs",
     "secret/src/pages.rs",
+    "session/src/doctor/kernel_calls.rs",
     "session/src/inherited.rs",
 ];
 const UNSAFE_FOLDER: &str = "dmcrypt/src/arch/";

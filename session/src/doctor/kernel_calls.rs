@@ -17,8 +17,8 @@ const KEYCTL_READ: libc::c_long = 11;
 const KEYCTL_INVALIDATE: libc::c_long = 21;
 
 /// Size of `struct dm_ioctl`: 44 bytes of numbers with padding up to `dev`, name of 128, UUID of 129, 7 to the end.
-const MAPPER_HEADER_BYTES: usize = 312;
-const MAPPER_BUFFER_BYTES: usize = 16 << 10;
+const MAPPER_HEADER_BYTES: u32 = 312;
+const MAPPER_BUFFER_BYTES: u32 = 16 << 10;
 /// `_IOWR(0xfd, 0, struct dm_ioctl)`: DM_VERSION.
 const DM_VERSION: libc::Ioctl = 0xc138_fd00_u32 as libc::Ioctl;
 /// `_IOWR(0xfd, 13, struct dm_ioctl)`: DM_LIST_VERSIONS, which names the targets that are there and loads none.
@@ -78,7 +78,7 @@ pub(super) fn clock_is_synchronised() -> Option<bool> {
         let mut clock: libc::timex = std::mem::zeroed();
         (libc::adjtimex(&raw mut clock), clock)
     };
-    (state >= 0).then(|| state != libc::TIME_ERROR && clock.status & libc::STA_UNSYNC == 0)
+    (state >= 0).then_some(state != libc::TIME_ERROR && clock.status & libc::STA_UNSYNC == 0)
 }
 
 /// Asks the device-mapper behind `control` for its version and its targets.
@@ -89,8 +89,8 @@ pub(super) fn mapper_driver(control: &File) -> io::Result<MapperDriver> {
 }
 
 fn mapper_call(control: &File, request: libc::Ioctl) -> io::Result<Vec<u8>> {
-    let mut buffer = vec![0_u8; MAPPER_BUFFER_BYTES];
-    for (at, value) in [(0, 4), (12, MAPPER_BUFFER_BYTES as u32), (16, MAPPER_HEADER_BYTES as u32)] {
+    let mut buffer = vec![0_u8; MAPPER_BUFFER_BYTES as usize];
+    for (at, value) in [(0, 4), (12, MAPPER_BUFFER_BYTES), (16, MAPPER_HEADER_BYTES)] {
         buffer[at..at + 4].copy_from_slice(&value.to_ne_bytes());
     }
     // SAFETY: the buffer starts with a `struct dm_ioctl` whose data_size is the buffer's length: the kernel reads and writes
@@ -134,8 +134,8 @@ mod tests {
     use super::*;
 
     fn reply(records: &[(u32, [u32; 3], &[u8])]) -> Vec<u8> {
-        let mut bytes = vec![0; MAPPER_HEADER_BYTES];
-        bytes[16..20].copy_from_slice(&(MAPPER_HEADER_BYTES as u32).to_ne_bytes());
+        let mut bytes = vec![0; MAPPER_HEADER_BYTES as usize];
+        bytes[16..20].copy_from_slice(&MAPPER_HEADER_BYTES.to_ne_bytes());
         for (next, version, name) in records {
             bytes.extend(next.to_ne_bytes());
             bytes.extend(version.iter().flat_map(|word| word.to_ne_bytes()));
