@@ -1,7 +1,7 @@
 //! `luksctl doctor` on the machine that runs the tests: its report is whole and agrees with the machine, and a gap that a
 //! test makes (a limit, a hidden device, a forbidden call) shows where it belongs. The judgement of machines that cannot be
 //! made here is tested in the session crate.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr)]
+#![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::process::{Command, Output, Stdio};
@@ -217,6 +217,8 @@ fn an_ordinary_user_gets_a_whole_report() {
     let foreign = finding(&report(&run_dir, &[]), "run-directory");
     assert_eq!(foreign.0, "problem");
     assert!(foreign.1.contains("it belongs to user 0, not to user 65534"), "{foreign:?}");
+    let closed = finding(&report(&rig.path("beside"), &[]), "run-directory");
+    assert_eq!(closed.0, "problem", "the folder above is root's: {closed:?}");
     chown(&run_dir, Some(USER), Some(USER)).unwrap();
     let whole = report(&run_dir, &[]);
     assert_eq!(finding(&whole, "run-directory").0, "ok");

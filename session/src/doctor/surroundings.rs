@@ -3,9 +3,12 @@
 //! Sources: adjtimex(2), random(4), `/proc/cpuinfo`, systemd's container interface (`/run/systemd/container`).
 
 use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
 
 use block::Bytes;
 use luks::calibrate::ARGON2_MEMORY_DEFAULT_KIB;
+use rustix::fs::{Access, AtFlags};
+use rustix::io::Errno;
 
 use super::machine::Machine;
 use super::{Area, Finding, Level};
@@ -164,7 +167,7 @@ fn run_directory(machine: &Machine<'_>) -> Finding {
     let make = |level: Level, found: String| finding("run-directory", level, found, WHY_RUN);
     let path = &machine.answers.run_directory;
     let shown = path.display();
-    let other = || format!("export {}=$HOME/.luksctl", run_dir::RUN_DIR_VARIABLE);
+    let other = || format!("export {}=\"$HOME/.luksctl\"", run_dir::RUN_DIR_VARIABLE);
     match std::fs::symlink_metadata(machine.root.path(path)) {
         Ok(metadata) => match run_dir::refusal(&metadata, machine.answers.effective_uid) {
             None => make(Level::Ok, format!("{shown}, mode {:o}", metadata.mode() & 0o7777)),
@@ -174,15 +177,20 @@ fn run_directory(machine: &Machine<'_>) -> Finding {
                 make(Level::Problem, format!("{shown} is refused: {reason}")).mended_by(mend)
             }
         },
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => match path.parent() {
-            Some(parent) if machine.root.metadata(parent).is_some_and(|metadata| metadata.is_dir()) => {
-                make(Level::Ok, format!("{shown}, made at first use"))
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            match path.parent().map_or(Err(Errno::NOENT), |parent| may_write(&machine.root.path(parent))) {
+                Ok(()) => make(Level::Ok, format!("{shown}, made at first use")),
+                Err(errno) => make(Level::Problem, format!("{shown} cannot be made: {errno}")).mended_by(other()),
             }
-            _ => make(Level::Problem, format!("{shown} cannot be made: the folder above it is missing"))
-                .mended_by(format!("export {}=$HOME/.luksctl", run_dir::RUN_DIR_VARIABLE)),
-        },
+        }
         Err(error) => make(Level::Problem, format!("{shown}: {error}")).mended_by(other()),
     }
+}
+
+/// Whether this process could make something in `folder`.
+fn may_write(folder: &Path) -> rustix::io::Result<()> {
+    let access = Access::EXISTS | Access::WRITE_OK | Access::EXEC_OK;
+    rustix::fs::accessat(rustix::fs::CWD, folder, access, AtFlags::EACCESS)
 }
 
 #[cfg(test)]
