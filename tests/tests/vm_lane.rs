@@ -18,8 +18,8 @@ const SECTOR_SIZES: [&str; 2] = ["512", "4096"];
 /// Cipher and key size in bits.
 const CIPHERS: [(&str, &str); 3] =
     [("aes-xts-plain64", "512"), ("aes-xts-plain64", "256"), ("aes-cbc-essiv:sha256", "256")];
-/// With the header's 16 MiB.
-const IMAGE_SIZE: &str = "40M";
+/// With a header of 1 MiB, see `Case::options`.
+const IMAGE_SIZE: &str = "12M";
 /// As the cheap `luksctl format` of a rig: TCG is slow.
 const CHEAP_KDF: [&str; 5] = ["-q", "--pbkdf", "pbkdf2", "--pbkdf-force-iterations", "1000"];
 
@@ -116,10 +116,13 @@ fn vm_luksctl_reads_what_the_kernel_wrote() {
     });
 }
 
-/// Each combination of cipher and sector size.
+/// Each combination of cipher and sector size; where udevd runs, which has no part in the bytes, half of them will do.
 fn for_every_case(each: impl Fn(&Case)) {
-    for (cipher, key_bits) in CIPHERS {
-        for sector_size in SECTOR_SIZES {
+    for (number, (cipher, key_bits)) in CIPHERS.into_iter().enumerate() {
+        for (parity, sector_size) in SECTOR_SIZES.into_iter().enumerate() {
+            if vm::has_udev() && !vm::is_full() && (number + parity) % 2 == 1 {
+                continue;
+            }
             let case = Case { cipher, key_bits, sector_size };
             eprintln!("{case:?}");
             each(&case);
@@ -136,8 +139,14 @@ struct Case {
 
 impl Case {
     /// The options, which luksctl and cryptsetup spell the same.
-    fn options(&self) -> [&str; 6] {
-        ["--cipher", self.cipher, "--key-size", self.key_bits, "--sector-size", self.sector_size]
+    fn options(&self) -> [&str; 10] {
+        let [cipher, key_bits, sector_size] = [self.cipher, self.key_bits, self.sector_size];
+        #[rustfmt::skip]
+        let options = [
+            "--cipher", cipher, "--key-size", key_bits, "--sector-size", sector_size,
+            "--luks2-metadata-size", "16k", "--luks2-keyslots-size", "992k",
+        ];
+        options
     }
 
     fn rig_path(&self, name: &str) -> String {
@@ -190,12 +199,12 @@ fn check_table(mapping: &Mapping, case: &Case) {
     assert_eq!(words.contains(&"sector_size:4096"), case.sector_size == "4096", "{table}");
 }
 
-/// ext4 with a tree of small files and one of a few MiB.
+/// ext4 with a tree of small files and one of 2 MiB.
 fn fill(rig: &Rig, device: &Path, mount: &Path) {
     let source = rig.path("source");
     fs::create_dir(&source).unwrap();
-    make_tree(&source, 200);
-    let mut noise = vec![0_u8; 3 << 20];
+    make_tree(&source, 60);
+    let mut noise = vec![0_u8; 2 << 20];
     fs::File::open("/dev/urandom").unwrap().read_exact(&mut noise).unwrap();
     fs::write(source.join("large"), noise).unwrap();
     succeed(Command::new("mkfs.ext4").arg("-q").arg(device));
@@ -218,6 +227,6 @@ fn check(rig: &Rig, device: &Path, mount: &Path) {
 fn read_all(device: &Path) -> Vec<u8> {
     succeed(Command::new("blockdev").arg("--flushbufs").arg(device));
     let bytes = fs::read(device).unwrap();
-    assert!(bytes.len() > 20 << 20, "{} has only {} bytes", device.display(), bytes.len());
+    assert!(bytes.len() > 10 << 20, "{} has only {} bytes", device.display(), bytes.len());
     bytes
 }
