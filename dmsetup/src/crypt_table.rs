@@ -5,6 +5,8 @@
 //! Source: Documentation/admin-guide/device-mapper/dm-crypt.rst; the order of options is that of `crypt_status`.
 
 use std::fmt;
+use std::fs;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::str::FromStr;
 
 use block::Sectors;
@@ -24,6 +26,25 @@ pub enum Backing {
     Number(DevNo),
     /// A path, which the kernel accepts.
     Path(String),
+}
+
+impl Backing {
+    /// Its number; `None` for a path that leads to no block device.
+    pub(crate) fn number(&self) -> Option<DevNo> {
+        match self {
+            Backing::Number(number) => Some(*number),
+            Backing::Path(path) => {
+                let meta = fs::metadata(path).ok().filter(|meta| meta.file_type().is_block_device())?;
+                Some(DevNo::from_rdev(meta.rdev()))
+            }
+        }
+    }
+
+    /// Whether the kernel says that it refuses writes.
+    pub(crate) fn is_read_only(&self) -> bool {
+        let flag = self.number().and_then(|number| fs::read_to_string(number.sysfs().join("ro")).ok());
+        flag.is_some_and(|flag| flag.trim() == "1")
+    }
 }
 
 impl fmt::Display for Backing {

@@ -122,6 +122,10 @@ impl Mapper {
         key: Option<&Secret>,
         options: CreateOptions,
     ) -> Result<Mapping, DmError> {
+        // The kernel maps a read-only device for writing and lets every write fail later.
+        if !options.read_only && target.device.is_read_only() {
+            return Err(DmError::BackingReadOnly { device: target.device.to_string() });
+        }
         self.create_empty(name, uuid, options)?;
         let finish = || {
             let dropped = self.load(name, sectors, target, key, options)?;

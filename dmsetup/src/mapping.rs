@@ -20,7 +20,7 @@ use rustix::fs::{Mode, OFlags};
 use secret::Secret;
 
 use crate::crypt_option::CryptOption;
-use crate::crypt_table::{Backing, CryptTable, CryptTarget};
+use crate::crypt_table::{CryptTable, CryptTarget};
 use crate::dm_error::DmError;
 use crate::dm_ioctl::{self, Query, RawTarget};
 use crate::key_reference::KeyReference;
@@ -28,6 +28,7 @@ use crate::keyring::LogonKey;
 use crate::mapper::{CreateOptions, Mapper, dm_name, number, system_error};
 use crate::name::{DevNo, Name, Uuid};
 use crate::node;
+use crate::udev;
 
 /// How long a removal waits for those that only look at the device (udev's rules, blkid).
 const REMOVE_PATIENCE: Duration = Duration::from_secs(5);
@@ -213,7 +214,7 @@ impl Mapping {
     /// [`DmError::BackingGone`], [`DmError::BackingShrank`]; else as [`Mapping::table`].
     pub fn check_backing(&self) -> Result<(), DmError> {
         let table = self.table()?;
-        let Backing::Number(device) = table.target.device else {
+        let Some(device) = table.target.device.number() else {
             return Ok(());
         };
         let gone = |how| DmError::BackingGone { name: self.name.clone(), device, how };
@@ -333,7 +334,13 @@ impl Mapping {
             sleep(REMOVE_PAUSE);
         }
         match self.mapper.info(&self.name)? {
-            Some(info) if info.device == self.device && info.deferred_remove => Ok(Removal::Deferred),
+            Some(info) if info.device == self.device && info.deferred_remove => {
+                if !udev::is_running() {
+                    // Nobody will be there to remove it later; whoever has the device open keeps it.
+                    node::remove_early(&self.name, self.device)?;
+                }
+                Ok(Removal::Deferred)
+            }
             _ => {
                 node::remove(&self.name, self.device)?;
                 Ok(Removal::Removed)

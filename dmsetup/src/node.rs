@@ -3,7 +3,7 @@
 //! * With udev it is a link to `../dm-N` that udev makes and removes; we only look. Without udev it is a block device
 //!   node with the mapping's number, mode 0600, as libdevmapper makes it (devtmpfs makes `/dev/dm-N` only).
 //! * Replaced is only what device-mapper's tools make: a link or a block device node that leads elsewhere.
-//! * Removed is only what leads to the mapping that is gone.
+//! * Removed is only what leads to the mapping that is gone, or, without udev, is about to go.
 
 use std::fs;
 use std::io;
@@ -25,6 +25,11 @@ pub(crate) fn remove(name: &Name, device: DevNo) -> Result<(), DmError> {
     if device.sysfs().exists() {
         return Ok(()); // the number was given out again, and the path with it
     }
+    remove_in(Path::new(MAPPER_FOLDER), name, device)
+}
+
+/// Removes `/dev/mapper/NAME` if it leads to `device`, which goes when its last user closes it.
+pub(crate) fn remove_early(name: &Name, device: DevNo) -> Result<(), DmError> {
     remove_in(Path::new(MAPPER_FOLDER), name, device)
 }
 

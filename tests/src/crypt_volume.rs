@@ -6,6 +6,8 @@ use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use block::Sectors;
 use dmsetup::{CryptTarget, DevNo, KeyReference, LoopDevice, LoopOptions, Name, Uuid};
@@ -248,16 +250,24 @@ pub fn cryptsetup_close(name: &str) {
     let _ = run("cryptsetup", &["close", name]);
 }
 
-/// Keys of volumes in the kernel keyring that still work (a revoked or dead one waits for the kernel to collect it).
+/// Keys of volumes in the kernel keyring that still work after ten seconds at most: those of a process that ended wait
+/// for the kernel to collect them.
 ///
 /// # Panics
 /// If /proc/keys cannot be read.
 #[must_use]
 pub fn volume_keys() -> Vec<String> {
-    let keys = fs::read_to_string("/proc/keys").unwrap();
     let live =
         |line: &&str| line.contains("cryptsetup:") && !line.split_whitespace().nth(1).unwrap().contains(['R', 'D']);
-    keys.lines().filter(live).map(str::to_owned).collect()
+    let until = Instant::now() + Duration::from_secs(10);
+    loop {
+        let keys = fs::read_to_string("/proc/keys").unwrap();
+        let found: Vec<String> = keys.lines().filter(live).map(str::to_owned).collect();
+        if found.is_empty() || Instant::now() >= until {
+            return found;
+        }
+        sleep(Duration::from_millis(20));
+    }
 }
 
 /// System V semaphores, which udev's cookies are.

@@ -270,9 +270,9 @@ fn vm_dmsetup_what_cannot_be_made_leaves_nothing() {
     let _ = run("umount", &[folder.path().to_str().unwrap()]);
     assert!(matches!(error, DmError::BackingBusy { .. }), "{error}");
 
-    let quota = "/proc/sys/kernel/keys/root_maxkeys";
+    let quota = "/proc/sys/kernel/keys/root_maxbytes";
     let before = fs::read_to_string(quota).unwrap();
-    fs::write(quota, "0").unwrap();
+    fs::write(quota, "1").unwrap();
     let error = fails(&volume.target(), Some(&key));
     fs::write(quota, before).unwrap();
     assert!(matches!(error, DmError::KeyringQuota { uid: 0, .. }), "{error}");

@@ -10,7 +10,7 @@ use std::io::{Read as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::sync::mpsc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use block::Sectors;
 use dmsetup::{CreateOptions, CryptOption, DmError, KeyReference, Mapper, Mapping, Name, Removal, SuspendOptions};
@@ -191,6 +191,14 @@ fn vm_dmsetup_table_changes_under_a_mounted_file_system() {
     assert_nothing_left();
 }
 
+fn wait_until_gone(mapping: &Mapping) {
+    let until = Instant::now() + DEADLINE;
+    while mapping.info().is_ok() || (mapping.device_path().exists() && vm::has_udev()) {
+        assert!(Instant::now() < until, "a deferred removal did not come");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
 #[test]
 fn vm_dmsetup_in_use_is_busy_or_removed_later() {
     if !starts_clean("vm_dmsetup_in_use_is_busy_or_removed_later") {
@@ -222,14 +230,19 @@ fn vm_dmsetup_in_use_is_busy_or_removed_later() {
     assert!(matches!(error, DmError::Busy { how, .. } if how.contains("mounted")), "{error}");
     assert_eq!(mapping.remove(true).unwrap(), Removal::Deferred);
     assert!(mapping.info().unwrap().deferred_remove);
+    let node_while_held = path.exists();
     drop(claim);
-    let until = std::time::Instant::now() + DEADLINE;
-    while mapping.info().is_ok() || path.exists() && vm::has_udev() {
-        assert!(std::time::Instant::now() < until, "a deferred removal did not come");
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    wait_until_gone(&mapping);
     let error = mapping.remove(false).unwrap_err();
     assert!(matches!(error, DmError::NotActive { .. }), "{error}");
+    assert_nothing_left();
+
+    let mapping = create(&mapper, &volume, "held", DATA_LEN);
+    let holder = File::open(&path).unwrap();
+    let _ = run("cryptsetup", &["close", "--deferred", "held"]);
+    assert_eq!(path.exists(), node_while_held, "the node, as cryptsetup treats it");
+    drop(holder);
+    wait_until_gone(&mapping);
     assert_nothing_left();
 
     let mapping = create(&mapper, &volume, "held", DATA_LEN);
