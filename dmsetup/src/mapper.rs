@@ -149,6 +149,20 @@ impl Mapper {
         Ok(Mapping::new(self.clone(), &info, Vec::new()))
     }
 
+    /// Removes what an opening of this name and UUID left when its process was killed: a mapping that never had a table
+    /// in use. Whether there was one. The caller makes sure that nobody is opening that name just now.
+    ///
+    /// # Errors
+    /// [`DmError::Busy`], [`DmError::NoPermission`], [`DmError::Io`].
+    pub fn remove_unfinished(&self, name: &Name, uuid: &Uuid) -> Result<bool, DmError> {
+        match self.info(name)? {
+            Some(info) if !info.live_table && info.uuid.as_ref() == Some(uuid) => {
+                Mapping::new(self.clone(), &info, Vec::new()).remove(false).map(|_| true)
+            }
+            _ => Ok(false),
+        }
+    }
+
     /// Every mapping, by name. One that goes meanwhile, or whose name no tool could address, is left out.
     ///
     /// # Errors

@@ -150,6 +150,14 @@ impl Mapping {
         self.name.path()
     }
 
+    /// Sees to `/dev/mapper/NAME`, which is missing when whoever opened was killed before udev or they had made it.
+    ///
+    /// # Errors
+    /// [`DmError::NodeInTheWay`], [`DmError::NoPermission`], [`DmError::Io`].
+    pub fn ensure_node(&self) -> Result<(), DmError> {
+        node::ensure(&self.name, self.device)
+    }
+
     /// Performance options that the kernel did not know and that [`Mapper::create`] left away.
     #[must_use]
     pub fn dropped(&self) -> &[CryptOption] {
@@ -308,7 +316,7 @@ impl Mapping {
             return Err(DmError::KeyNeeded { name: self.name.clone() });
         }
         self.mapper.resume(&self.name, true, true)?;
-        node::ensure(&self.name, self.device)
+        self.ensure_node()
     }
 
     /// Removes it, waiting up to five seconds for programs that only look at it. With `deferred` one that is in use goes

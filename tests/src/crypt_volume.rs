@@ -3,7 +3,6 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::fs::{self, File};
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::thread::sleep;
@@ -154,7 +153,7 @@ impl CryptVolume {
     /// If it is gone.
     #[must_use]
     pub fn devno(&self) -> DevNo {
-        DevNo::from_rdev(fs::metadata(self.loop_path()).unwrap().rdev())
+        self.device.as_ref().unwrap().devno().unwrap()
     }
 
     /// The volume key.

@@ -282,7 +282,7 @@ fn vm_dmsetup_what_cannot_be_made_leaves_nothing() {
     let device = dmsetup::attach(&volume.image(), &options).unwrap();
     let mut target = target;
     target.cipher = volume.cipher.clone();
-    target.device = dmsetup::DevNo::from_rdev(fs::metadata(device.path()).unwrap().rdev()).into();
+    target.device = device.devno().unwrap().into();
     let error = fails(&target, Some(&key));
     assert!(matches!(error, DmError::BackingReadOnly { .. }), "{error}");
     let read_only = CreateOptions { read_only: true, ..CreateOptions::default() };
@@ -303,6 +303,82 @@ fn vm_dmsetup_what_cannot_be_made_leaves_nothing() {
         std::thread::sleep(std::time::Duration::from_millis(20));
     }
     assert!(!attached(), "the loop device outlived its mapping");
+    assert_nothing_left();
+}
+
+#[test]
+fn vm_dmsetup_speed_options_may_be_dropped_and_others_never() {
+    if !starts_clean("vm_dmsetup_speed_options_may_be_dropped_and_others_never") {
+        return;
+    }
+    let mapper = Mapper::open().unwrap();
+    let volume = CryptVolume::luks2("aes-xts-plain64", 64, 4096);
+    let called = name("speed");
+    let uuid = volume.mapping_uuid(&called);
+    let wanted = volume.target().with_option(CryptOption::AllowDiscards);
+    // More words than the kernel takes: to it they are as wrong as words that it does not know.
+    let mut target = wanted.clone();
+    target.options.extend(vec![CryptOption::SameCpuCrypt; 20]);
+    let make = |target: &dmsetup::CryptTarget, drop_unknown_performance_options| {
+        let options = CreateOptions { drop_unknown_performance_options, ..CreateOptions::default() };
+        mapper.create(&called, &uuid, DATA_LEN, target, Some(&volume.key()), options)
+    };
+    let error = make(&target, false).unwrap_err();
+    assert!(matches!(error, DmError::TableRefused { .. }), "{error}");
+    let mapping = make(&target, true).unwrap();
+    assert_eq!(mapping.dropped(), vec![CryptOption::SameCpuCrypt; 20]);
+    assert_eq!(mapping.table().unwrap().target, wanted);
+    mapping.remove(false).unwrap();
+    target.options.push(CryptOption::Other("flag_of_tomorrow".into()));
+    let error = make(&target, true).unwrap_err();
+    assert!(matches!(error, DmError::TableRefused { .. }), "{error}");
+    assert_nothing_left();
+}
+
+#[test]
+fn vm_dmsetup_what_a_killed_opener_left_is_removed() {
+    if !starts_clean("vm_dmsetup_what_a_killed_opener_left_is_removed") {
+        return;
+    }
+    let mapper = Mapper::open().unwrap();
+    let volume = CryptVolume::luks2("aes-xts-plain64", 64, 512);
+    let called = name("killed");
+    let uuid = volume.mapping_uuid(&called);
+    let _ = run("dmsetup", &["create", "killed", "--notable", "-u", uuid.as_str()]);
+    let other = volume.mapping_uuid(&name("other"));
+    assert!(!mapper.remove_unfinished(&called, &other).unwrap(), "another volume's is left alone");
+    assert!(mapper.remove_unfinished(&called, &uuid).unwrap());
+    assert!(!mapper.remove_unfinished(&called, &uuid).unwrap());
+    let mapping = create(&mapper, &volume, "killed");
+    assert!(!mapper.remove_unfinished(&called, &uuid).unwrap(), "a live one is left alone");
+    fs::remove_file(mapping.device_path()).unwrap();
+    mapping.ensure_node().unwrap();
+    assert_eq!(fs::metadata(mapping.device_path()).unwrap().rdev(), mapping.devno().rdev());
+    mapping.remove(false).unwrap();
+    assert_nothing_left();
+}
+
+#[test]
+fn vm_dmsetup_a_udevd_that_hangs_is_not_waited_for_without_end() {
+    let test = "vm_dmsetup_a_udevd_that_hangs_is_not_waited_for_without_end";
+    if !starts_clean(test) {
+        return;
+    }
+    if !vm::is_full() || !vm::has_udev() {
+        promises::skip(test, "takes minutes: the round with udevd of make test-vm-full");
+        return;
+    }
+    let volume = CryptVolume::luks2("aes-xts-plain64", 64, 512);
+    let udevd = run("pidof", &["systemd-udevd"]);
+    let _ = run("kill", &["-STOP", &udevd]);
+    let mapping = create(&Mapper::open().unwrap(), &volume, "hung");
+    let made = fs::metadata(mapping.device_path()).map(|meta| meta.rdev());
+    mapping.remove(false).unwrap();
+    let removed = !mapping.device_path().exists();
+    let _ = run("kill", &["-CONT", &udevd]);
+    let _ = run("udevadm", &["settle"]);
+    assert_eq!(made.unwrap(), mapping.devno().rdev());
+    assert!(removed);
     assert_nothing_left();
 }
 
