@@ -280,7 +280,6 @@ fn vm_dmsetup_what_cannot_be_made_leaves_nothing() {
     volume.take_loop().detach().unwrap();
     let options = LoopOptions { read_only: true, direct_io: true, block_size: 4096, autoclear: true };
     let device = dmsetup::attach(&volume.image(), &options).unwrap();
-    let mut target = target;
     target.cipher = volume.cipher.clone();
     target.device = device.devno().unwrap().into();
     let error = fails(&target, Some(&key));
