@@ -19,7 +19,7 @@ const SECTOR_SIZES: [&str; 2] = ["512", "4096"];
 const CIPHERS: [(&str, &str); 3] =
     [("aes-xts-plain64", "512"), ("aes-xts-plain64", "256"), ("aes-cbc-essiv:sha256", "256")];
 /// With a header of 1 MiB, see `Case::options`.
-const IMAGE_SIZE: &str = "12M";
+const IMAGE_SIZE: &str = "8M";
 /// As the cheap `luksctl format` of a rig: TCG is slow.
 const CHEAP_KDF: [&str; 5] = ["-q", "--pbkdf", "pbkdf2", "--pbkdf-force-iterations", "1000"];
 
@@ -39,7 +39,7 @@ fn vm_the_kernel_is_the_one_that_the_lane_promises() {
     }
     // The other modules are there for who asks for them.
     for module in ["brd", "nbd", "xfs", "dm-snapshot", "dm-integrity", "raid1", "algif_skcipher"] {
-        succeed(Command::new("modprobe").args(["--dry-run", "--first-time", module]));
+        succeed(Command::new("modprobe").args(["--dry-run", module]));
     }
 }
 
@@ -97,7 +97,7 @@ fn vm_luksctl_reads_what_the_kernel_wrote() {
         let (rig, image) = (Rig::new("theirs"), case.rig_path("image"));
         let (image, mount) = (rig.path(&image), rig.path("mount"));
         fs::create_dir(&mount).unwrap();
-        succeed(Command::new("truncate").args(["-s", IMAGE_SIZE]).arg(&image));
+        fs::File::create_new(&image).unwrap().set_len(8 << 20).unwrap();
         let mut format = Command::new("cryptsetup");
         format.args(["luksFormat", "--type", "luks2"]).args(CHEAP_KDF).args(case.options());
         succeed(format.arg("--key-file").arg(rig.key()).arg(&image));
@@ -116,11 +116,11 @@ fn vm_luksctl_reads_what_the_kernel_wrote() {
     });
 }
 
-/// Each combination of cipher and sector size; where udevd runs, which has no part in the bytes, half of them will do.
+/// Each combination of cipher and sector size; where udevd runs, which has no part in the bytes, two will do.
 fn for_every_case(each: impl Fn(&Case)) {
     for (number, (cipher, key_bits)) in CIPHERS.into_iter().enumerate() {
         for (parity, sector_size) in SECTOR_SIZES.into_iter().enumerate() {
-            if vm::has_udev() && !vm::is_full() && (number + parity) % 2 == 1 {
+            if vm::has_udev() && !vm::is_full() && (2 * number + parity) % 5 != 0 {
                 continue;
             }
             let case = Case { cipher, key_bits, sector_size };
@@ -199,12 +199,12 @@ fn check_table(mapping: &Mapping, case: &Case) {
     assert_eq!(words.contains(&"sector_size:4096"), case.sector_size == "4096", "{table}");
 }
 
-/// ext4 with a tree of small files and one of 2 MiB.
+/// ext4 with a tree of small files and one of 1 MiB.
 fn fill(rig: &Rig, device: &Path, mount: &Path) {
     let source = rig.path("source");
     fs::create_dir(&source).unwrap();
-    make_tree(&source, 60);
-    let mut noise = vec![0_u8; 2 << 20];
+    make_tree(&source, 20);
+    let mut noise = vec![0_u8; 1 << 20];
     fs::File::open("/dev/urandom").unwrap().read_exact(&mut noise).unwrap();
     fs::write(source.join("large"), noise).unwrap();
     succeed(Command::new("mkfs.ext4").arg("-q").arg(device));
@@ -213,9 +213,8 @@ fn fill(rig: &Rig, device: &Path, mount: &Path) {
     succeed(Command::new("umount").arg(mount));
 }
 
-/// A clean file system with the same tree, before and after another mount that writes.
+/// The same tree, on a file system that stays clean when it is written to.
 fn check(rig: &Rig, device: &Path, mount: &Path) {
-    succeed(Command::new("e2fsck").arg("-fn").arg(device));
     succeed(Command::new("mount").arg(device).arg(mount));
     succeed(Command::new("diff").args(["-r", "--exclude=lost+found"]).arg(rig.path("source")).arg(mount));
     fs::write(mount.join("more"), vec![7_u8; 100_000]).unwrap();
@@ -223,10 +222,9 @@ fn check(rig: &Rig, device: &Path, mount: &Path) {
     succeed(Command::new("e2fsck").arg("-fn").arg(device));
 }
 
-/// The whole device, past its page cache, which may hold what a file system on it never wrote.
+/// The whole device, past the page cache: nobody has it open, so the kernel has dropped that.
 fn read_all(device: &Path) -> Vec<u8> {
-    succeed(Command::new("blockdev").arg("--flushbufs").arg(device));
     let bytes = fs::read(device).unwrap();
-    assert!(bytes.len() > 10 << 20, "{} has only {} bytes", device.display(), bytes.len());
+    assert!(bytes.len() > 6 << 20, "{} has only {} bytes", device.display(), bytes.len());
     bytes
 }
