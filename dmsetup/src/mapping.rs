@@ -350,6 +350,10 @@ impl Mapping {
                 Ok(Removal::Deferred)
             }
             _ => {
+                // A deferred removal whose time came at once is carried out by another thread of the kernel.
+                while self.is_being_removed() && Instant::now() < until {
+                    sleep(REMOVE_PAUSE);
+                }
                 node::remove(&self.name, self.device)?;
                 Ok(Removal::Removed)
             }
@@ -362,6 +366,12 @@ impl Mapping {
         let path = format!("/dev/dm-{}", self.device.minor);
         let open = rustix::fs::open(&path, OFlags::RDONLY | OFlags::EXCL | OFlags::CLOEXEC, Mode::empty());
         open.is_err_and(|errno| errno == rustix::io::Errno::BUSY)
+    }
+
+    /// Whether the block device is there still, under our name: its number may have been given out again.
+    fn is_being_removed(&self) -> bool {
+        let name = fs::read_to_string(self.device.sysfs().join("dm/name"));
+        name.is_ok_and(|name| name.trim_end() == self.name.as_str()) && matches!(self.mapper.info(&self.name), Ok(None))
     }
 
     fn id(&self) -> Result<DevId<'_>, DmError> {

@@ -193,7 +193,9 @@ fn vm_dmsetup_table_changes_under_a_mounted_file_system() {
 
 fn wait_until_gone(mapping: &Mapping) {
     let until = Instant::now() + DEADLINE;
-    while mapping.info().is_ok() || (mapping.device_path().exists() && vm::has_udev()) {
+    // A link that leads nowhere is there, too, until udev comes round to it.
+    let node = || fs::symlink_metadata(mapping.device_path()).is_ok();
+    while mapping.info().is_ok() || (node() && vm::has_udev()) {
         assert!(Instant::now() < until, "a deferred removal did not come");
         std::thread::sleep(Duration::from_millis(20));
     }
@@ -245,9 +247,15 @@ fn vm_dmsetup_in_use_is_busy_or_removed_later() {
     wait_until_gone(&mapping);
     assert_nothing_left();
 
-    let mapping = create(&mapper, &volume, "held", DATA_LEN);
-    assert_eq!(mapping.remove(true).unwrap(), Removal::Removed, "nobody uses it: removed at once");
-    assert_nothing_left();
+    for _ in 0..if vm::is_full() { 100 } else { 5 } {
+        let mapping = create(&mapper, &volume, "held", DATA_LEN);
+        // Nobody uses it but udev, perhaps, for a moment.
+        if mapping.remove(true).unwrap() == Removal::Deferred {
+            assert!(vm::has_udev());
+            wait_until_gone(&mapping);
+        }
+        assert_nothing_left();
+    }
 }
 
 #[test]
