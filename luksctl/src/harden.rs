@@ -28,3 +28,10 @@ pub(crate) fn before_any_secret() {
         log::info!("the core dump limit stays: {error}");
     }
 }
+
+/// Keeps the memory of a process that is going to hold a volume key out of swap, where the system lets it.
+pub(crate) fn keep_in_memory() {
+    if let Err(error) = session::lock_memory() {
+        log::info!("only key pages are locked: {error}");
+    }
+}

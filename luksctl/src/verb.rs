@@ -13,7 +13,9 @@ pub(crate) mod label;
 pub(crate) mod list;
 pub(crate) mod mount;
 pub(crate) mod open;
+pub(crate) mod refresh;
 pub(crate) mod repair;
+pub(crate) mod resize;
 pub(crate) mod resume;
 pub(crate) mod serve;
 pub(crate) mod status;
@@ -36,6 +38,8 @@ pub(crate) fn run(cli: &Cli) -> Result<Code, Failure> {
         Verb::Close(args) => close::run(args, common),
         Verb::Suspend(args) => suspend::run(args, common),
         Verb::Resume(args) => resume::run(args, common),
+        Verb::Refresh(args) => refresh::run(args, common),
+        Verb::Resize(args) => resize::run(args, common),
         Verb::Status(args) => status::run(args, common),
         Verb::List(args) => list::run(args, common),
         Verb::Dump(args) => dump::run(args, common),
