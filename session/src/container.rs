@@ -104,6 +104,7 @@ impl Prepared {
     }
 
     fn open_with(order: &UnlockOrder, direct: Direct) -> Result<Prepared, Failure> {
+        crate::image::wait_for_passers_by(&order.image);
         crate::image::check_not_in_use(&order.image).map_err(|error| match error {
             SessionError::ImageInUse { how, .. } => Failure::new(FailureKind::ImageInUse, how),
             other => Failure::new(FailureKind::Image, other.to_string()),
