@@ -29,6 +29,17 @@ pub fn has_udev() -> bool {
     variable_is("LUKS_VM_UDEV", "yes")
 }
 
+/// Whether this round is the one for `test`: in the short lane, whose rounds run side by side, a long test runs in one of
+/// them, with udevd or without; in the full lane in both. If not, the skip is recorded.
+#[must_use]
+pub fn is_round_for(test: &str, udev: bool) -> bool {
+    let wanted = is_full() || has_udev() == udev;
+    if !wanted {
+        skip(test, "in the short lane the other round runs it");
+    }
+    wanted
+}
+
 /// The guest's work disk: ext4 on virtio, some GiB, empty at the start of a round. Also the temporary folder of every
 /// test, so a `Rig` lies on it.
 #[must_use]
