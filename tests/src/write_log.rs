@@ -141,7 +141,7 @@ impl LoggedDisk {
         &self.device
     }
 
-    /// Puts `text` into the log: all that is durable by now stands before it.
+    /// Puts `text`, one word, into the log: all that is durable by now stands before it.
     ///
     /// # Panics
     /// If the kernel refuses.
