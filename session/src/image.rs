@@ -9,6 +9,8 @@
 //!
 //! Nothing here writes. Sources: proc_pid_mountinfo(5), proc_swaps(5), the LUKS2 on-disk format's binary header.
 
+mod written;
+
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::Read as _;
@@ -26,6 +28,8 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::{SessionError, mount_table};
+
+pub use written::check_not_written;
 
 const BY_UUID: &str = "/dev/disk/by-uuid";
 const BY_LABEL: &str = "/dev/disk/by-label";

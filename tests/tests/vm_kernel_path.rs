@@ -9,6 +9,8 @@ use std::fs::{self, File, OpenOptions};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use dmsetup::{LoopDevice, LoopOptions};
 use promises::Rig;
@@ -73,6 +75,16 @@ fn refused(output: &Output, code: i32, says: &[&str]) {
     assert_eq!(output.status.code(), Some(code), "{output:?}");
     for text in says {
         assert!(words(output).contains(text), "{text:?} is not in {}", words(output));
+    }
+}
+
+/// Waits until `done`, a minute at most.
+#[track_caller]
+fn eventually(what: &str, mut done: impl FnMut() -> bool) {
+    let until = Instant::now() + Duration::from_secs(60);
+    while !done() {
+        assert!(Instant::now() < until, "{what} did not happen");
+        sleep(Duration::from_millis(50));
     }
 }
 
@@ -184,6 +196,8 @@ fn vm_kernel_path_refuses_an_image_or_a_name_that_is_in_use() {
         }
         refused(&open(&rig, &other, "first", &["--backend", backend]), BUSY, &["first", "already open"]);
     }
+    let copy = rig.path("copy");
+    refused(&run(rig.luksctl(&["copy-out", "--key-file"]).arg(rig.key()).arg(&one).arg(&copy)), BUSY, &["stacked on"]);
     refused(&run(rig.luksctl(&["format", "-q", "--key-file"]).arg(rig.key()).arg(&one)), BUSY, &["/dev/loop"]);
     rig.close("first");
     // Another tool's mapping, or ours of another run directory, has the name or the image.
@@ -218,7 +232,10 @@ fn vm_kernel_path_close_refuses_a_busy_volume_or_defers() {
     succeed(&mut rig.luksctl(&["close", "--deferred", "busy"]));
     assert_eq!(status(&rig, "busy")["state"], "closing");
     drop(holder);
+    // A worker of the kernel removes it, and then udev its link.
+    eventually("the deferred close", || attempt("dmsetup", &["info", "busy"]).status.code() == Some(1));
     refused(&run(&mut rig.luksctl(&["status", "busy"])), NO_SUCH, &["no volume named busy"]);
+    eventually("the end of the node", || mapper_nodes().is_empty());
     assert_clean(&rig);
 
     let folder = rig.path("mounted");
@@ -390,7 +407,24 @@ fn vm_kernel_path_falls_back_with_the_reason_or_fails_with_it() {
     drop_all.args(["--bounding-set", "-sys_admin", "--"]).arg(promises::bins::luksctl());
     drop_all.args(["open", "--backend", "dm", "--key-file"]).arg(rig.key()).arg(&image).arg("rights");
     refused(&run(drop_all.env("LUKSCTL_RUN_DIR", rig.run_dir())), WRONG, &["needs root (CAP_SYS_ADMIN)"]);
-    // A cipher that neither the kernel nor we know; one that only the kernel knows.
+    // A cipher that only the kernel has, and what is no volume at all.
+    let theirs = rig.path("theirs");
+    File::create(&theirs).unwrap().set_len(20 << 20).unwrap();
+    let mut format = Command::new("cryptsetup");
+    format.args(["luksFormat", "-q", "--pbkdf", "pbkdf2", "--pbkdf-force-iterations", "1000", "--key-size", "512"]);
+    format.args([
+        "--cipher",
+        "serpent-xts-plain64",
+        "--keyslot-cipher",
+        "aes-xts-plain64",
+        "--keyslot-key-size",
+        "512",
+    ]);
+    succeed(format.arg("--key-file").arg(rig.key()).arg(&theirs));
+    refused(&open(&rig, &theirs, "serpent", &["--backend", "fuse"]), WRONG, &["serpent"]);
+    assert!(opened(&rig, &theirs, "serpent", &[]).contains("backend: dm-crypt"));
+    assert_eq!(status(&rig, "serpent")["cipher"], "serpent-xts-plain64");
+    rig.close("serpent");
     let junk = rig.path("junk");
     File::create(&junk).unwrap().write_all(&[0x5a; 4096]).unwrap();
     refused(&open(&rig, &junk, "junk", &["--backend", "dm"]), WRONG, &["not"]);

@@ -185,7 +185,7 @@ impl Drop for Mapping {
 
 /// Through FUSE and a loop device: the device is `luksctl`'s own and no mapping of the kernel.
 fn open_with_luksctl(rig: &Rig, image: &Path) -> PathBuf {
-    succeed(rig.luksctl(&["open", "--key-file"]).arg(rig.key()).arg(image).arg("volume"));
+    succeed(rig.luksctl(&["open", "--backend", "fuse", "--key-file"]).arg(rig.key()).arg(image).arg("volume"));
     let device = fs::canonicalize(rig.run_dir().join("volume").join("device")).unwrap();
     assert!(device.to_str().unwrap().starts_with("/dev/loop"), "{} is no loop device", device.display());
     device

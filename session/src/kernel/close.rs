@@ -129,3 +129,85 @@ pub(crate) fn tidy(run: &RunDir, entry: &Entry) -> Result<bool, SessionError> {
     }
     Ok(removed)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::registry::{DigestMark, claim};
+    use crate::{CloseOptions, SessionError, State};
+
+    /// Only root may ask device-mapper; where there is none, nobody needs to.
+    fn may_look(test: &str) -> bool {
+        let may = rustix::process::geteuid().is_root() || !Path::new("/dev/mapper/control").exists();
+        if !may {
+            eprintln!("SKIPPED session::kernel {test}: needs root to ask device-mapper");
+        }
+        may
+    }
+
+    /// An entry whose mapping is nowhere.
+    fn entry(run: &RunDir, complete: bool) -> Entry {
+        let entry = run.entry(&"gone-mapping-of-a-test".parse().unwrap());
+        let record = MappingRecord {
+            uuid: "CRYPT-LUKS2-00000000000000000000000000000000-gone-mapping-of-a-test".into(),
+            complete,
+            keyslot: None,
+            digest: DigestMark { id: 0, salt: None, value: None },
+        };
+        let info = Info {
+            image: "/image".into(),
+            header: None,
+            identity: "file:0:0".into(),
+            uuid: String::new(),
+            pid: None,
+            device: "/dev/mapper/gone-mapping-of-a-test".into(),
+            backend: "dm-crypt".into(),
+            read_only: false,
+            opened_unix_s: 0,
+            mapping: Some(record),
+        };
+        entry.create().unwrap();
+        info.write(&entry).unwrap();
+        entry
+    }
+
+    #[test]
+    fn what_another_tool_closed_is_forgotten_by_whoever_looks() {
+        if !may_look("what_another_tool_closed_is_forgotten_by_whoever_looks") {
+            return;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let run = RunDir::at(&folder.path().join("run")).unwrap();
+        let name = "gone-mapping-of-a-test";
+        let looks: [fn(&RunDir, &str) -> bool; 4] = [
+            |run, name| matches!(crate::status(run, name), Err(SessionError::NotOpen { .. })),
+            |run, _| crate::list(run).is_ok_and(|all| all.iter().all(|status| status.name != "gone-mapping-of-a-test")),
+            |run, name| matches!(crate::close(run, name, &CloseOptions::default()), Ok(CloseReport::CleanedUp)),
+            |run, name| matches!(crate::suspend(run, name), Err(SessionError::NotOpen { .. })),
+        ];
+        for look in looks {
+            let entry = entry(&run, true);
+            assert!(look(&run, name));
+            assert!(!entry.exists());
+        }
+    }
+
+    #[test]
+    fn an_opening_that_was_broken_off_is_dead_until_it_is_closed() {
+        if !may_look("an_opening_that_was_broken_off_is_dead_until_it_is_closed") {
+            return;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let run = RunDir::at(&folder.path().join("run")).unwrap();
+        let entry = entry(&run, false);
+        let name = entry.name.as_str();
+        let lock = claim(&entry).unwrap();
+        assert_eq!(crate::status(&run, name).unwrap().state, State::Opening);
+        assert!(matches!(crate::close(&run, name, &CloseOptions::default()), Err(SessionError::Busy { .. })));
+        drop(lock);
+        assert_eq!(crate::status(&run, name).unwrap().state, State::Dead);
+        assert!(matches!(crate::suspend(&run, name), Err(SessionError::Leftover { .. })));
+        assert!(matches!(crate::close(&run, name, &CloseOptions::default()), Ok(CloseReport::CleanedUp)));
+        assert!(!entry.exists());
+    }
+}

@@ -185,11 +185,10 @@ impl Volume<'_> {
             }
             info.write(self.entry)
         };
-        finish().map_err(|error| {
+        finish().inspect_err(|_| {
             if let Err(other) = mapping.remove(false) {
                 log::error!("{other}");
             }
-            error
         })?;
         Ok(mapping)
     }

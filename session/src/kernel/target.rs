@@ -116,3 +116,25 @@ pub(super) fn recognised(
 fn has_digest(record: &MappingRecord, unlocked: &UnlockedKey) -> bool {
     record.digest == unlocked.digest
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_of_the_header_and_of_the_command_come_together_and_unknown_ones_say_nothing() {
+        let stored: Vec<String> =
+            ["allow-discards", "high_priority", "no-journal", "of-the-future"].map(str::to_owned).into();
+        let asked = MappingFlags { no_read_workqueue: true, allow_discards: true, ..MappingFlags::default() };
+        let options = options(&stored, &asked);
+        let words: Vec<String> = options.iter().map(ToString::to_string).collect();
+        assert_eq!(words, ["allow_discards", "no_read_workqueue", "high_priority"]);
+        assert!(super::options(&[], &MappingFlags::default()).is_empty());
+    }
+
+    #[test]
+    fn only_the_null_cipher_has_no_key() {
+        assert!(is_null("cipher_null-ecb") && is_null("null"));
+        assert!(!is_null("aes-xts-plain64") && !is_null("nullify-cbc"));
+    }
+}
