@@ -221,7 +221,8 @@ impl Drop for CryptVolume {
     }
 }
 
-/// Whether this test runs inside the guest, which then has no mapping: one that a failed test left is removed.
+/// Whether this test runs inside the guest, which then has no mapping and no cookie of udev: what a failed test left is
+/// removed.
 ///
 /// # Panics
 /// If dmsetup cannot be started.
@@ -231,6 +232,7 @@ pub fn starts_clean(test: &str) -> bool {
         return false;
     }
     let _ = attempt("dmsetup", &["remove_all", "--force"]);
+    let _ = attempt("dmsetup", &["udevcomplete_all", "--yes"]);
     for node in mapper_nodes() {
         // Without udevd nobody else does.
         let _ = fs::remove_file(Path::new("/dev/mapper").join(node));

@@ -23,8 +23,8 @@ const DM_IOCTL_TYPE: u64 = 0xfd;
 /// Why the program stands still.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stop {
-    /// An ioctl of device-mapper has returned.
-    DmIoctl,
+    /// An ioctl of device-mapper has returned; its number.
+    DmIoctl(u8),
     /// `add_key` or `keyctl` has returned.
     Key,
     /// One of its processes or threads is about to end.
@@ -133,7 +133,7 @@ fn interesting(task: Pid) -> Option<Stop> {
         libc::SYS_add_key | libc::SYS_keyctl => Some(Stop::Key),
         libc::SYS_ioctl => {
             let request = u64::from_str_radix(words.nth(1)?.strip_prefix("0x")?, 16).ok()?;
-            (request >> 8 & 0xff == DM_IOCTL_TYPE).then_some(Stop::DmIoctl)
+            (request >> 8 & 0xff == DM_IOCTL_TYPE).then_some(Stop::DmIoctl(request.to_le_bytes()[0]))
         }
         _ => None,
     }
