@@ -23,6 +23,8 @@ use crate::suspend::sync_device;
 use crate::{FailureKind, SessionError, busy, kernel, mount, mount_table};
 
 const CONNECT_WAIT: Duration = Duration::from_secs(10);
+/// A server that refuses to be closed a second time is about to end.
+const ENDING_WAIT: Duration = Duration::from_secs(15);
 /// FUSE mounts stacked on one folder by servers that died one after another.
 const STACKED_MAX: u32 = 16;
 
@@ -114,8 +116,9 @@ fn close_live(run: &RunDir, entry: &Entry, options: &CloseOptions) -> Result<Clo
     let state = crate::status::status(run, entry.name.as_str())?.state;
     // What the kernel caches is written back from here: the server's own detaching is short then.
     let synced = if state == crate::State::Open { sync_device(&entry.device()) } else { Ok(()) };
-    let mut client = Client::connect(entry, CONNECT_WAIT)?;
-    let lost = match client.call(Request::Stop, None, options.wait) {
+    let answer =
+        Client::connect(entry, CONNECT_WAIT).and_then(|mut client| client.call(Request::Stop, None, options.wait));
+    let lost = match answer {
         Ok(Reply::Stopped { lost }) => lost,
         Ok(other) => {
             let what = format!("{other:?} is no answer to stop");
@@ -128,7 +131,14 @@ fn close_live(run: &RunDir, entry: &Entry, options: &CloseOptions) -> Result<Clo
             };
             return Err(SessionError::Busy { name: entry.name.to_string(), how });
         }
-        Err(error) => return Err(error),
+        Err(SessionError::Refused(failure)) if failure.kind != FailureKind::State => {
+            return Err(SessionError::Refused(failure));
+        }
+        // It was ending by itself, as the opener died or somebody else closed it: then this is done, too.
+        Err(error) => {
+            let ended = wait_until_free(&lock, ENDING_WAIT, &entry.folder)?;
+            return if ended && !entry.exists() { Ok(CloseReport::Closed) } else { Err(error) };
+        }
     };
     if !wait_until_free(&lock, options.wait, &entry.folder)? {
         let what = format!("the end of the server of {}", entry.name);
