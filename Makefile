@@ -16,7 +16,7 @@ export PATH := $(HOME)/.cargo/bin:$(PATH):/usr/local/sbin:/usr/sbin:/sbin
 
 LIBRARIES := -p secret -p block -p dmcrypt -p luks -p export -p dmsetup -p session
 
-.PHONY: help build demo test install fuzz asan timing bench-crypto bench-copy bench-unlock deny doc clean
+.PHONY: help build demo test test-vm test-vm-full install fuzz asan timing bench-crypto bench-copy bench-unlock deny doc clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -31,6 +31,14 @@ demo: ## format, open, fill, close, reopen and compare a real volume; cryptsetup
 test: ## every check and every test
 	tests/setup test
 	env --default-signal tests/run
+
+test-vm: ## luksctl on a stock kernel, in a virtual machine (part of test)
+	tests/setup vm
+	env --default-signal tests/vm/run quick
+
+test-vm-full: ## the same with the whole matrix; takes long
+	tests/setup vm
+	env --default-signal tests/vm/run full
 
 install: build ## binaries, manual pages and completions under PREFIX (DESTDIR is honoured)
 	install -d $(DESTDIR)$(PREFIX)/bin $(MAN) $(BASH_COMPLETIONS) $(ZSH_COMPLETIONS) $(FISH_COMPLETIONS)

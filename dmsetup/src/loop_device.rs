@@ -24,6 +24,7 @@ use rustix::fs::{Mode, OFlags};
 
 use crate::error::{CONTROL, LoopError};
 use crate::ioctl;
+use crate::name::DevNo;
 
 const SYSFS: &str = "/sys/block";
 /// Times another process may win the race for a free device before we give up.
@@ -68,6 +69,15 @@ impl LoopDevice {
     #[must_use]
     pub fn number(&self) -> u32 {
         self.number
+    }
+
+    /// Its number, as a dm-crypt table names it. The minor is not N where the driver makes room for partitions.
+    ///
+    /// # Errors
+    /// [`LoopError::Io`].
+    pub fn devno(&self) -> Result<DevNo, LoopError> {
+        let stat = rustix::fs::fstat(&self.node).map_err(io::Error::from).map_err(LoopError::io("stat", &self.path))?;
+        Ok(DevNo::from_rdev(stat.st_rdev))
     }
 
     /// Closes the device and detaches it, as [`detach`].
@@ -419,6 +429,7 @@ mod tests {
         assert_eq!(attribute(&device, "queue/logical_block_size"), "4096");
         assert_eq!(attribute(&device, "ro"), "0");
         assert_eq!(attribute(&device, "size"), "8192");
+        assert_eq!(attribute(&device, "dev"), device.devno().unwrap().to_string());
         assert!(fs::read(device.path()).unwrap().iter().all(|&byte| byte == 0x5a));
 
         let node = device.path().to_path_buf();

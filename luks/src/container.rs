@@ -83,12 +83,12 @@ impl<H: HeaderStore, D: BlockIo> Container<H, D> {
         unlock::unlock(&self.store, &self.header, env, &self.limits, request, passphrase)
     }
 
-    /// The segments of the volume under `key`.
+    /// The segment that `key` opens, for who does the encryption elsewhere: its cipher need not be one of this crate's.
     ///
     /// # Errors
     /// Requirements or segments that this crate does not implement, each by name; [`Error::KeyNotForSegment`];
     /// [`Error::SegmentGeometry`] if the data device cannot hold the segment.
-    pub fn segment_map(&self, key: &VolumeKey) -> Result<SegmentMap, Error> {
+    pub fn opened_segment(&self, key: &VolumeKey) -> Result<(&Segment, &CryptSegment), Error> {
         let metadata = self.header.metadata();
         requirements::check(&metadata.config, Action::Use)?;
         let (id, segment) = self.only_segment()?;
@@ -98,6 +98,15 @@ impl<H: HeaderStore, D: BlockIo> Container<H, D> {
             return Err(Error::KeyNotForSegment { digest: key.digest(), segment: id });
         }
         self.check_place(id, segment)?;
+        Ok((segment, crypt))
+    }
+
+    /// The segments of the volume under `key`.
+    ///
+    /// # Errors
+    /// As [`Container::opened_segment`], and a cipher that this crate does not implement.
+    pub fn segment_map(&self, key: &VolumeKey) -> Result<SegmentMap, Error> {
+        let (segment, crypt) = self.opened_segment(key)?;
         let sector_size = SectorSize::try_from(crypt.sector_size)?;
         let spec = CipherSpec::parse_shorthand(&crypt.encryption)?;
         let cipher = dmcrypt::build(&spec, key.expose(), sector_size)?;

@@ -1,6 +1,8 @@
 //! The command line: verbs, and the options that several verbs share. Options are named as in cryptsetup where it has
 //! them; its verbs work as aliases. Secrets are never arguments.
 
+pub(crate) mod again;
+pub(crate) mod flags;
 pub(crate) mod kdf;
 pub(crate) mod key;
 pub(crate) mod target;
@@ -13,7 +15,7 @@ use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use crate::exit::Code;
 use crate::verb;
 
-/// LUKS2 volumes in user space: create, unlock, use and edit them, without the kernel's dm-crypt.
+/// LUKS2 volumes: create, unlock, use and edit them, through the kernel's dm-crypt or in user space.
 #[derive(Debug, Parser)]
 #[command(name = "luksctl", version, max_term_width = 100, arg_required_else_help = true)]
 #[command(
@@ -61,6 +63,10 @@ pub(crate) enum Verb {
     /// Give a suspended volume its keys back
     #[command(alias = "luksResume")]
     Resume(verb::resume::ResumeArgs),
+    /// Give an open volume's mapping other flags
+    Refresh(verb::refresh::RefreshArgs),
+    /// Make an open volume larger or smaller, to a size or to its image's
+    Resize(verb::resize::ResizeArgs),
     /// Show one open volume
     Status(verb::status::StatusArgs),
     /// Show every open volume
@@ -90,6 +96,8 @@ pub(crate) enum Verb {
     Umount(verb::umount::UmountArgs),
     /// Rewrite a damaged or stale header copy from the good one
     Repair(verb::repair::RepairArgs),
+    /// Look at this machine: what is missing, what could leak, and the command that mends it
+    Doctor(verb::doctor::DoctorArgs),
     /// Print manual pages or shell completions
     Generate(verb::generate::GenerateArgs),
     /// cryptsetup's name for `keyslot add`

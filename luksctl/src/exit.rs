@@ -148,7 +148,7 @@ pub(crate) fn of_session(error: &SessionError) -> Code {
 /// What a server says.
 fn of_failure(kind: FailureKind) -> Code {
     match kind {
-        FailureKind::NoKey => Code::Permission,
+        FailureKind::NoKey | FailureKind::Permission => Code::Permission,
         FailureKind::Memory => Code::Memory,
         FailureKind::Image => Code::Device,
         FailureKind::ImageInUse | FailureKind::Busy => Code::Busy,

@@ -86,6 +86,13 @@ pub(crate) fn of_session(error: &SessionError) -> Option<String> {
         SessionError::NoKey { .. } => "try again, or look with `luksctl keyslot list IMAGE`".to_owned(),
         SessionError::LostWrites { name, .. } => format!("check the file system after opening {name} again"),
         SessionError::NotSynced { .. } => "check the file system, and that the image has room to grow".to_owned(),
+        SessionError::BackendNotPossible { .. } => {
+            "`luksctl doctor` says what is missing; --backend auto takes what is possible".to_owned()
+        }
+        SessionError::NotOnBackend { name, .. } => {
+            format!("luksctl close {name}, then open it with --backend dm")
+        }
+        SessionError::ForeignMapping { name, .. } => format!("dmsetup table {name}"),
         SessionError::Name { .. } => "use letters, digits, dot, underscore and dash".to_owned(),
         SessionError::Refused(failure) => return of_failure(failure.kind),
         SessionError::Luks { path, source } => return of_luks(path, source),
@@ -116,6 +123,10 @@ fn of_failure(kind: FailureKind) -> Option<String> {
         FailureKind::Loop => "add --no-loop to use the file below FUSE".to_owned(),
         FailureKind::ImageInUse | FailureKind::Busy => "`luksctl list` and `losetup -a` show what uses it".to_owned(),
         FailureKind::State => "luksctl list".to_owned(),
+        FailureKind::Mapping => "`dmesg | tail` says more; `luksctl doctor` says what is missing".to_owned(),
+        FailureKind::Permission => "run it as root".to_owned(),
+        FailureKind::Image => "`luksctl status NAME` says what is wrong below; compare `ls -l` of the image".to_owned(),
+        FailureKind::OtherVolume => "give the header that it was opened with: --header FILE".to_owned(),
         FailureKind::LostWrites => "close it, open it again and check the file system".to_owned(),
         FailureKind::Header => "luksctl dump IMAGE".to_owned(),
         _ => return None,

@@ -3,6 +3,7 @@
 pub(crate) mod close;
 pub(crate) mod copy_in;
 pub(crate) mod copy_out;
+pub(crate) mod doctor;
 pub(crate) mod dump;
 pub(crate) mod format;
 pub(crate) mod generate;
@@ -12,7 +13,9 @@ pub(crate) mod label;
 pub(crate) mod list;
 pub(crate) mod mount;
 pub(crate) mod open;
+pub(crate) mod refresh;
 pub(crate) mod repair;
+pub(crate) mod resize;
 pub(crate) mod resume;
 pub(crate) mod serve;
 pub(crate) mod status;
@@ -35,6 +38,8 @@ pub(crate) fn run(cli: &Cli) -> Result<Code, Failure> {
         Verb::Close(args) => close::run(args, common),
         Verb::Suspend(args) => suspend::run(args, common),
         Verb::Resume(args) => resume::run(args, common),
+        Verb::Refresh(args) => refresh::run(args, common),
+        Verb::Resize(args) => resize::run(args, common),
         Verb::Status(args) => status::run(args, common),
         Verb::List(args) => list::run(args, common),
         Verb::Dump(args) => dump::run(args, common),
@@ -52,6 +57,7 @@ pub(crate) fn run(cli: &Cli) -> Result<Code, Failure> {
         Verb::Mount(args) => mount::run(args, common),
         Verb::Umount(args) => umount::run(args, common),
         Verb::Repair(args) => repair::run(args, common),
+        Verb::Doctor(args) => doctor::run(args, common),
         Verb::Generate(args) => generate::run(args, common),
         Verb::Serve(_) => Err(Failure::wrong("a server is started by `luksctl open`")),
     }

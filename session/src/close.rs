@@ -11,15 +11,20 @@ use std::time::Duration;
 use rustix::io::Errno;
 use rustix::mount::{UnmountFlags, unmount};
 
+use crate::choice::FUSE;
 use crate::client::Client;
+use crate::kernel::Subject;
+use crate::lookup::{Named, being_opened, entry_or_foreign};
 use crate::protocol::{Reply, Request};
-use crate::registry::{Liveness, RegistryLock, liveness, wait_until_free};
+use crate::registry::{Behind, Info, Liveness, RegistryLock, behind, liveness, wait_until_free};
 use crate::run_dir::{Entry, RunDir};
 use crate::spawn::search_path;
 use crate::suspend::sync_device;
-use crate::{FailureKind, SessionError, busy, mount, mount_table};
+use crate::{FailureKind, SessionError, busy, kernel, mount, mount_table};
 
 const CONNECT_WAIT: Duration = Duration::from_secs(10);
+/// A server that refuses to be closed a second time is about to end.
+const ENDING_WAIT: Duration = Duration::from_secs(15);
 /// FUSE mounts stacked on one folder by servers that died one after another.
 const STACKED_MAX: u32 = 16;
 
@@ -29,12 +34,14 @@ const STACKED_MAX: u32 = 16;
 pub struct CloseOptions {
     /// How long the last writes may take. The server goes on when it is over.
     pub wait: Duration,
+    /// Let a mapping that is in use go with its last user. A served volume cannot.
+    pub deferred: bool,
 }
 
 impl Default for CloseOptions {
     /// Ten minutes: a cache of gigabytes on a slow disk.
     fn default() -> CloseOptions {
-        CloseOptions { wait: Duration::from_secs(600) }
+        CloseOptions { wait: Duration::from_secs(600), deferred: false }
     }
 }
 
@@ -42,7 +49,13 @@ impl CloseOptions {
     /// With this long for the last writes.
     #[must_use]
     pub fn waiting(wait: Duration) -> CloseOptions {
-        CloseOptions { wait }
+        CloseOptions { wait, ..CloseOptions::default() }
+    }
+
+    /// A mapping that is in use goes with its last user.
+    #[must_use]
+    pub fn deferred(self, deferred: bool) -> CloseOptions {
+        CloseOptions { deferred, ..self }
     }
 }
 
@@ -52,8 +65,10 @@ impl CloseOptions {
 pub enum CloseReport {
     /// The server closed the volume.
     Closed,
-    /// The server was dead; what it had left is gone.
+    /// The server was dead, or another tool had closed the mapping; what was left is gone.
     CleanedUp,
+    /// The mapping is in use and goes with its last user.
+    Deferred,
 }
 
 /// Closes the volume `name`.
@@ -62,22 +77,38 @@ pub enum CloseReport {
 /// [`SessionError::NotOpen`]; [`SessionError::Busy`] while something uses it (nothing has changed then);
 /// [`SessionError::LostWrites`] if it is closed now, but not everything reached the image.
 pub fn close(run: &RunDir, name: &str, options: &CloseOptions) -> Result<CloseReport, SessionError> {
-    let entry = run.entry(&name.parse()?);
-    match liveness(&entry)? {
-        Liveness::Absent => Err(SessionError::NotOpen { name: entry.name.to_string() }),
-        Liveness::Live => close_live(run, &entry, options),
-        Liveness::Dead => {
+    let entry = match entry_or_foreign(run, name)? {
+        Named::Entry(entry) => entry,
+        Named::Foreign(subject) => return kernel::close(subject, options.deferred),
+    };
+    match behind(&entry)? {
+        Behind::Nothing => match Subject::foreign(name)? {
+            Some(subject) => kernel::close(subject, options.deferred),
+            None => Err(SessionError::NotOpen { name: entry.name.to_string() }),
+        },
+        Behind::Server if options.deferred => Err(SessionError::NotOnBackend {
+            name: entry.name.to_string(),
+            backend: FUSE.to_owned(),
+            what: "--deferred",
+        }),
+        Behind::Server => close_live(run, &entry, options),
+        Behind::Mapping(info) => kernel::close(Subject::ours(&entry, info)?, options.deferred),
+        Behind::Opening => Err(being_opened(&entry)),
+        Behind::Dead => {
             let _registry = RegistryLock::take(run)?;
             // It may have been starting, or somebody else cleaned it.
-            match liveness(&entry)? {
-                Liveness::Absent => Ok(CloseReport::CleanedUp),
-                Liveness::Dead => clean_leftover(&entry).map(|()| CloseReport::CleanedUp),
-                Liveness::Live => {
-                    Err(SessionError::Busy { name: entry.name.to_string(), how: "it is just being opened".to_owned() })
-                }
+            match behind(&entry)? {
+                Behind::Nothing => Ok(CloseReport::CleanedUp),
+                Behind::Dead if liveness(&entry)? == Liveness::Live => Err(being_closed(&entry)),
+                Behind::Dead => clean_leftover(&entry).map(|()| CloseReport::CleanedUp),
+                Behind::Server | Behind::Mapping(_) | Behind::Opening => Err(being_opened(&entry)),
             }
         }
     }
+}
+
+fn being_closed(entry: &Entry) -> SessionError {
+    SessionError::Busy { name: entry.name.to_string(), how: "another luksctl is just closing it".to_owned() }
 }
 
 fn close_live(run: &RunDir, entry: &Entry, options: &CloseOptions) -> Result<CloseReport, SessionError> {
@@ -85,8 +116,9 @@ fn close_live(run: &RunDir, entry: &Entry, options: &CloseOptions) -> Result<Clo
     let state = crate::status::status(run, entry.name.as_str())?.state;
     // What the kernel caches is written back from here: the server's own detaching is short then.
     let synced = if state == crate::State::Open { sync_device(&entry.device()) } else { Ok(()) };
-    let mut client = Client::connect(entry, CONNECT_WAIT)?;
-    let lost = match client.call(Request::Stop, None, options.wait) {
+    let answer =
+        Client::connect(entry, CONNECT_WAIT).and_then(|mut client| client.call(Request::Stop, None, options.wait));
+    let lost = match answer {
         Ok(Reply::Stopped { lost }) => lost,
         Ok(other) => {
             let what = format!("{other:?} is no answer to stop");
@@ -99,7 +131,14 @@ fn close_live(run: &RunDir, entry: &Entry, options: &CloseOptions) -> Result<Clo
             };
             return Err(SessionError::Busy { name: entry.name.to_string(), how });
         }
-        Err(error) => return Err(error),
+        Err(SessionError::Refused(failure)) if failure.kind != FailureKind::State => {
+            return Err(SessionError::Refused(failure));
+        }
+        // It was ending by itself, as the opener died or somebody else closed it: then this is done, too.
+        Err(error) => {
+            let ended = wait_until_free(&lock, ENDING_WAIT, &entry.folder)?;
+            return if ended && !entry.exists() { Ok(CloseReport::Closed) } else { Err(error) };
+        }
     };
     if !wait_until_free(&lock, options.wait, &entry.folder)? {
         let what = format!("the end of the server of {}", entry.name);
@@ -115,6 +154,9 @@ fn close_live(run: &RunDir, entry: &Entry, options: &CloseOptions) -> Result<Clo
 ///
 /// The caller holds the registry lock.
 pub(crate) fn clean_leftover(entry: &Entry) -> Result<(), SessionError> {
+    if let Some(record) = Info::read(entry).and_then(|info| info.mapping) {
+        return kernel::clean(entry, &record);
+    }
     let disk = entry.fuse_folder().join("disk");
     let loops = busy::loops_on(&disk);
     let mut points: Vec<_> = mount::recorded_point(entry).into_iter().collect();

@@ -4,18 +4,19 @@ use std::path::Path;
 use std::sync::Arc;
 
 use block::{Direct, FileDisk, LockError, OpenMode, UseLock};
-use luks::metadata::segment::Segment;
+use luks::metadata::segment::{CryptSegment, Segment};
 use luks::metadata::{KeyslotId, SegmentId};
 use luks::{Container, Error, Header, Limits, Purpose, SegmentMap, UnlockRequest, Volume, VolumeKey};
 use secret::Secret;
 
 use crate::protocol::UnlockOrder;
+use crate::registry::DigestMark;
 use crate::{Failure, FailureKind, SessionError, SystemEnv};
 
 /// Stack of the thread that unlocks: key derivations keep their memory on the heap.
 const UNLOCK_STACK_BYTES: usize = 1 << 20;
 
-type FileContainer = Container<FileDisk, FileDisk>;
+pub(crate) type FileContainer = Container<FileDisk, FileDisk>;
 
 /// An image that is open, locked against other users, and has a valid header.
 pub(crate) struct Prepared {
@@ -50,34 +51,41 @@ pub(crate) struct Opened {
 #[derive(Clone, Debug, PartialEq)]
 struct Mark {
     uuid: String,
-    digest: u32,
-    salt: Option<String>,
-    value: Option<String>,
+    digest: DigestMark,
     segments: Vec<(SegmentId, Segment)>,
+}
+
+/// A volume key, and what a mapping of the kernel is made of besides it.
+#[cfg(feature = "loop")]
+pub(crate) struct UnlockedKey {
+    pub(crate) key: VolumeKey,
+    pub(crate) segment: Segment,
+    pub(crate) crypt: CryptSegment,
+    /// Flags that the header keeps for every opening.
+    pub(crate) flags: Vec<String>,
+    pub(crate) digest: DigestMark,
+    pub(crate) facts: Facts,
 }
 
 impl Mark {
     fn of(header: &Header, key: &VolumeKey) -> Mark {
-        let digest = header.metadata().digests.get(key.digest());
         Mark {
             uuid: header.uuid(),
-            digest: key.digest().0,
-            salt: digest.and_then(|digest| digest.salt.clone()),
-            value: digest.and_then(|digest| digest.digest.clone()),
+            digest: digest_mark(header, key),
             segments: header.metadata().segments.iter().map(|(id, segment)| (id, segment.clone())).collect(),
         }
     }
 
     /// In words, what `other` has differently; nothing if it is the same volume.
     fn difference(&self, other: &Mark) -> Option<String> {
-        if (&self.uuid, self.digest) != (&other.uuid, other.digest) {
+        if (&self.uuid, self.digest.id) != (&other.uuid, other.digest.id) {
             return Some(format!(
                 "UUID {} and digest {}, suspended were {} and {}",
-                other.uuid, other.digest, self.uuid, self.digest
+                other.uuid, other.digest.id, self.uuid, self.digest.id
             ));
         }
-        if (&self.salt, &self.value) != (&other.salt, &other.value) {
-            return Some(format!("digest {} was made for another key", self.digest));
+        if self.digest != other.digest {
+            return Some(format!("digest {} was made for another key", self.digest.id));
         }
         (self.segments != other.segments).then(|| "its segments lie elsewhere or have another cipher".to_owned())
     }
@@ -86,11 +94,22 @@ impl Mark {
 impl Prepared {
     /// Opens and locks the image and reads the header. Refuses an image that something else uses.
     pub(crate) fn open(order: &UnlockOrder) -> Result<Prepared, Failure> {
+        Prepared::open_with(order, Direct::IfPossible)
+    }
+
+    /// The same for a mapping of the kernel, which claims a block device for itself: ours is not opened exclusively.
+    #[cfg(feature = "loop")]
+    pub(crate) fn open_for_kernel(order: &UnlockOrder) -> Result<Prepared, Failure> {
+        Prepared::open_with(order, Direct::Never)
+    }
+
+    fn open_with(order: &UnlockOrder, direct: Direct) -> Result<Prepared, Failure> {
+        crate::image::wait_for_passers_by(&order.image);
         crate::image::check_not_in_use(&order.image).map_err(|error| match error {
             SessionError::ImageInUse { how, .. } => Failure::new(FailureKind::ImageInUse, how),
             other => Failure::new(FailureKind::Image, other.to_string()),
         })?;
-        let data = open_disk(&order.image, order.read_only, Direct::IfPossible)?;
+        let data = open_disk(&order.image, order.read_only, direct)?;
         let lock = |disk: &FileDisk, shared| {
             disk.lock_use(shared).map_err(|error| match error {
                 LockError::Busy { .. } => Failure::new(FailureKind::ImageInUse, "another process holds its use lock"),
@@ -107,6 +126,12 @@ impl Prepared {
             log::warn!("{advice}");
         }
         Ok(Prepared { container, order: order.clone(), use_locks })
+    }
+
+    /// The volume key that `passphrase` opens.
+    #[cfg(feature = "loop")]
+    pub(crate) fn unlock_key(&self, passphrase: &Secret) -> Result<UnlockedKey, Failure> {
+        unlock_key(&self.container, self.order.keyslot, passphrase)
     }
 
     /// Unlocks. A failure gives the prepared image back for another try.
@@ -176,20 +201,59 @@ fn unlock(
     passphrase: &Secret,
 ) -> Result<(SegmentMap, Mark, Facts), Failure> {
     let path = container.store().path();
-    let request = UnlockRequest { keyslot: keyslot.map(KeyslotId), purpose: Purpose::DefaultSegment };
-    let system = SystemEnv;
-    let key = container.unlock(&system.env(), &request, passphrase).map_err(|error| failure(path, &error))?;
+    let key = judge(container, keyslot, passphrase)?;
     let map = container.segment_map(&key).map_err(|error| failure(path, &error))?;
     let header = container.header();
     let crypt = header.metadata().segments.iter().find_map(|(_, segment)| segment.crypt.as_ref());
-    let facts = Facts {
+    Ok((map, Mark::of(header, &key), facts(header, crypt, &key)))
+}
+
+/// The volume key that `passphrase` opens, with the segment that it is for. Runs on a scrubbed stack.
+#[cfg(feature = "loop")]
+pub(crate) fn unlock_key(
+    container: &FileContainer,
+    keyslot: Option<u32>,
+    passphrase: &Secret,
+) -> Result<UnlockedKey, Failure> {
+    on_scrubbed_thread(|| {
+        let key = judge(container, keyslot, passphrase)?;
+        let opened = container.opened_segment(&key);
+        let (segment, crypt) = opened.map_err(|error| failure(container.store().path(), &error))?;
+        let header = container.header();
+        Ok(UnlockedKey {
+            segment: segment.clone(),
+            crypt: crypt.clone(),
+            flags: header.metadata().config.flags.clone(),
+            digest: digest_mark(header, &key),
+            facts: facts(header, Some(crypt), &key),
+            key,
+        })
+    })
+}
+
+fn judge(container: &FileContainer, keyslot: Option<u32>, passphrase: &Secret) -> Result<VolumeKey, Failure> {
+    let request = UnlockRequest { keyslot: keyslot.map(KeyslotId), purpose: Purpose::DefaultSegment };
+    let unlocked = container.unlock(&SystemEnv.env(), &request, passphrase);
+    unlocked.map_err(|error| failure(container.store().path(), &error))
+}
+
+fn facts(header: &Header, crypt: Option<&CryptSegment>, key: &VolumeKey) -> Facts {
+    Facts {
         uuid: header.uuid(),
         keyslot: key.keyslot().map(|id| id.0),
         cipher: crypt.map(|crypt| crypt.encryption.clone()),
         key_size_bits: u32::try_from(key.len_bytes() * 8).unwrap_or(u32::MAX),
         sector_size_bytes: crypt.map(|crypt| crypt.sector_size),
-    };
-    Ok((map, Mark::of(header, &key), facts))
+    }
+}
+
+fn digest_mark(header: &Header, key: &VolumeKey) -> DigestMark {
+    let digest = header.metadata().digests.get(key.digest());
+    DigestMark {
+        id: key.digest().0,
+        salt: digest.and_then(|digest| digest.salt.clone()),
+        value: digest.and_then(|digest| digest.digest.clone()),
+    }
 }
 
 /// Runs `work` on a thread of its own and overwrites the stack that it used.
@@ -206,7 +270,7 @@ fn on_scrubbed_thread<T: Send>(work: impl FnOnce() -> Result<T, Failure> + Send)
     })
 }
 
-fn failure(path: &Path, error: &Error) -> Failure {
+pub(crate) fn failure(path: &Path, error: &Error) -> Failure {
     Failure::new(kind_of(error), format!("{}: {error}", path.display()))
 }
 

@@ -83,6 +83,32 @@ pub enum SessionError {
         /// The volume.
         name: String,
     },
+    /// The backend that was asked for, or any, cannot be used here.
+    #[error("{backend} cannot be used: {reason}")]
+    BackendNotPossible {
+        /// The backend, or "no backend".
+        backend: &'static str,
+        /// Why, and what mends it where that is known.
+        reason: String,
+    },
+    /// The open volume's backend has no such verb or option.
+    #[error("{name} is open through {backend}, which has no {what}")]
+    NotOnBackend {
+        /// The volume.
+        name: String,
+        /// Its backend.
+        backend: String,
+        /// The verb or option.
+        what: &'static str,
+    },
+    /// A mapping of that name is there, and it is not of a LUKS volume.
+    #[error("{name} is a mapping that another tool made: {what}")]
+    ForeignMapping {
+        /// The mapping.
+        name: String,
+        /// What it is.
+        what: String,
+    },
     /// The server said no.
     #[error("{0}")]
     Refused(Failure),
@@ -255,4 +281,10 @@ pub enum FailureKind {
     System,
     /// The request is not of this protocol.
     Protocol,
+    /// Device-mapper, its crypt target or the kernel keyring is missing or refused.
+    Mapping,
+    /// A right is missing.
+    Permission,
+    /// A size that the volume cannot have.
+    Size,
 }

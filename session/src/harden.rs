@@ -34,14 +34,26 @@ pub(crate) fn harden() -> Vec<String> {
     note("core size limit 0", setrlimit(Resource::Core, no_core).map_err(Into::into));
     note("exemption from memory reclaim (io flusher)", configure_io_flusher_behavior(true).map_err(Into::into));
     if locking_is_unlimited() {
-        let flags = MlockAllFlags::CURRENT | MlockAllFlags::FUTURE | MlockAllFlags::ONFAULT;
-        note("locking all memory", mlockall(flags).map_err(Into::into));
+        note("locking all memory", lock_all());
     } else {
         let limit = getrlimit(Resource::Memlock).current.unwrap_or(u64::MAX);
         let locked = if limit < KEYS_MIN_BYTES { "keys may be swapped, too" } else { "only key pages are locked" };
         denied.push(format!("locking all memory: the limit is {limit} bytes ({locked})"));
     }
     denied
+}
+
+/// Keeps what this process touches from now on out of swap, as a server does, where locking has no limit. For a process that
+/// is about to hold a volume key itself; it is not to be called by one that lives long with much memory.
+///
+/// # Errors
+/// What the system denies; with a limit only key pages are locked, one by one.
+pub fn lock_memory() -> std::io::Result<()> {
+    if locking_is_unlimited() { lock_all() } else { Ok(()) }
+}
+
+fn lock_all() -> std::io::Result<()> {
+    mlockall(MlockAllFlags::CURRENT | MlockAllFlags::FUTURE | MlockAllFlags::ONFAULT).map_err(Into::into)
 }
 
 fn locking_is_unlimited() -> bool {

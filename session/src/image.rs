@@ -9,18 +9,27 @@
 //!
 //! Nothing here writes. Sources: proc_pid_mountinfo(5), proc_swaps(5), the LUKS2 on-disk format's binary header.
 
+mod written;
+
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::Read as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
+#[cfg(feature = "loop")]
+use std::{
+    thread::sleep,
+    time::{Duration, Instant},
+};
 
 use block::{Direct, FileDisk, LockError, OpenMode};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::{SessionError, mount_table};
+
+pub use written::check_not_written;
 
 const BY_UUID: &str = "/dev/disk/by-uuid";
 const BY_LABEL: &str = "/dev/disk/by-label";
@@ -30,6 +39,11 @@ const SYS_BLOCK: &str = "/sys/block";
 const SYS_CLASS_BLOCK: &str = "/sys/class/block";
 /// Block devices looked at for a UUID or a label.
 const MAX_DEVICES: usize = 4096;
+/// How long a loop device that nobody claims may still be looked at.
+#[cfg(feature = "loop")]
+const PASSER_BY_WAIT: Duration = Duration::from_secs(3);
+#[cfg(feature = "loop")]
+const PASSER_BY_POLL: Duration = Duration::from_millis(20);
 /// Loop devices looked at.
 const MAX_LOOPS: usize = 65536;
 
@@ -312,6 +326,30 @@ fn loops_on(image: &fs::Metadata) -> Result<Vec<PathBuf>, SessionError> {
         .map(|info| info.path)
         .collect())
 }
+
+/// Waits while nothing but loop devices on their way out is on the image: they detach with their last user, and somebody
+/// (udev's rules, blkid) still looks at them.
+#[cfg(feature = "loop")]
+pub(crate) fn wait_for_passers_by(path: &Path) {
+    let Ok(metadata) = fs::metadata(path) else { return };
+    let until = Instant::now() + PASSER_BY_WAIT;
+    while Instant::now() < until {
+        match dmsetup::find_by_backing(metadata.dev(), metadata.ino()) {
+            Ok(found) if !found.is_empty() && found.iter().all(is_leaving) => sleep(PASSER_BY_POLL),
+            _ => return,
+        }
+    }
+}
+
+/// A loop device of somebody who holds it open for longer looks the same: the wait ends, and it is refused by name.
+#[cfg(feature = "loop")]
+fn is_leaving(device: &dmsetup::LoopInfo) -> bool {
+    device.autoclear && !dmsetup::is_busy(&device.path).unwrap_or(true)
+}
+
+/// This build knows no loop devices.
+#[cfg(not(feature = "loop"))]
+pub(crate) fn wait_for_passers_by(_path: &Path) {}
 
 /// Loop devices on the image.
 #[cfg(not(feature = "loop"))]

@@ -1,7 +1,9 @@
 //! Open volumes: the run directory and its registry, the server process behind each open volume, its control socket,
 //! mount and unmount.
 //!
-//! * Every open volume has a server process of its own, a fresh exec (never a fork: a forked child would read
+//! * A volume is open through the kernel's dm-crypt, which needs no process beside it, or through a server of ours: see
+//!   [`BackendChoice`]. What follows is about servers.
+//! * Every served volume has a server process of its own, a fresh exec (never a fork: a forked child would read
 //!   wipe-on-fork key pages as zeros and encrypt with a zero key), which hardens itself before its first secret and
 //!   unlocks itself with the passphrase that arrives over its control socket.
 //! * `RUN/NAME/lock` held means the server lives; there is no pid file. A server that died leaves `RUN/NAME` behind,
@@ -12,17 +14,23 @@
 mod backend;
 mod busy;
 mod cgroup;
+mod change;
+mod choice;
 mod client;
 mod close;
 mod container;
 mod cpu;
+pub mod doctor;
 pub mod env;
 pub mod error;
 mod harden;
 pub mod image;
 #[allow(unsafe_code)]
 mod inherited;
+#[cfg_attr(not(feature = "loop"), path = "kernel_absent.rs")]
+mod kernel;
 mod log_file;
+mod lookup;
 mod mount;
 mod mount_table;
 mod open;
@@ -38,10 +46,13 @@ mod suspend;
 mod systemd;
 mod volume_server;
 
+pub use change::{ResizeReport, UnlockAgain, refresh, resize};
+pub use choice::{BackendChoice, MappingFlags, NotPossible};
 pub use close::{CloseOptions, CloseReport, close};
 pub use cpu::{CPU_VARIABLE, obey_cpu_variable};
 pub use env::SystemEnv;
 pub use error::{Failure, FailureKind, SessionError};
+pub use harden::lock_memory;
 pub use inherited::keep_from_children;
 pub use mount::{MountOptions, MountReport, UmountReport, mount, mount_image, name_for_image, umount};
 pub use open::{OpenReport, OpenRequest, open};

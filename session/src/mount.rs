@@ -18,8 +18,8 @@ use secret::KeyProvider;
 use serde::{Deserialize, Serialize};
 
 use crate::close::{CloseOptions, close};
-use crate::open::{OpenRequest, open};
-use crate::registry::{Liveness, liveness};
+use crate::open::{OpenReport, OpenRequest, open};
+use crate::registry::{Behind, behind};
 use crate::run_dir::{Entry, NAME_MAX_BYTES, RunDir, replace_file};
 use crate::spawn::{ServerCommand, search_path};
 use crate::suspend::{sync_device, sync_file_system};
@@ -55,6 +55,8 @@ pub struct MountReport {
     pub directory: PathBuf,
     /// `mount` or `fuse2fs`; the second writes no journal.
     pub program: &'static str,
+    /// How it was opened, if mounting opened it.
+    pub opened: Option<OpenReport>,
 }
 
 /// What [`umount`] did.
@@ -117,17 +119,18 @@ pub fn mount_image(
     server: &ServerCommand,
 ) -> Result<MountReport, SessionError> {
     mount_directory(directory)?;
-    open(run, request, keys, server)?;
+    let opened = open(run, request, keys, server)?;
     let options = MountOptions {
         read_only: options.read_only || request.read_only,
         options: options.options.clone(),
         close_on_umount: true,
     };
-    mount(run, &request.name, directory, &options).inspect_err(|_| {
+    let mounted = mount(run, &request.name, directory, &options).inspect_err(|_| {
         if let Err(error) = close(run, &request.name, &CloseOptions::default()) {
             log::warn!("{} stays open: {error}", request.name);
         }
-    })
+    })?;
+    Ok(MountReport { opened: Some(opened), ..mounted })
 }
 
 /// Mounts the file system on the open volume `name` on `directory`.
@@ -137,7 +140,7 @@ pub fn mount_image(
 /// fuse2fs had to say.
 pub fn mount(run: &RunDir, name: &str, directory: &Path, options: &MountOptions) -> Result<MountReport, SessionError> {
     let entry = run.entry(&name.parse()?);
-    if liveness(&entry)? != Liveness::Live {
+    if !matches!(behind(&entry)?, Behind::Server | Behind::Mapping(_)) {
         return Err(SessionError::NotOpen { name: entry.name.to_string() });
     }
     let directory = mount_directory(directory)?;
@@ -150,7 +153,7 @@ pub fn mount(run: &RunDir, name: &str, directory: &Path, options: &MountOptions)
     };
     let record = Record { directory: directory.clone(), close_on_umount: options.close_on_umount };
     record.write(&entry)?;
-    Ok(MountReport { name: entry.name.to_string(), device, directory, program })
+    Ok(MountReport { name: entry.name.to_string(), device, directory, program, opened: None })
 }
 
 /// Unmounts `directory`, waits until everything is written, and closes the volume if [`mount_image`] had opened it.
@@ -184,7 +187,7 @@ pub fn umount(run: &RunDir, directory: &Path) -> Result<UmountReport, SessionErr
         _ => {}
     }
     let name = entry.name.to_string();
-    if liveness(&entry)? != Liveness::Live {
+    if !matches!(behind(&entry)?, Behind::Server | Behind::Mapping(_)) {
         return Ok(UmountReport { name, closed: false });
     }
     wait_for_last_writes(&entry)?;
@@ -209,7 +212,7 @@ fn mounted_volume(run: &RunDir, directory: &Path) -> Result<Entry, SessionError>
         }
     }
     let mounted =
-        crate::status::list(run)?.into_iter().find(|status| status.mount_points.iter().any(|p| p == directory));
+        crate::status::registered(run)?.into_iter().find(|status| status.mount_points.iter().any(|p| p == directory));
     match mounted {
         Some(status) => Ok(run.entry(&status.name.parse()?)),
         None => Err(SessionError::NotMounted { path: directory.to_path_buf() }),
@@ -302,7 +305,7 @@ fn in_use(entry: &Entry, directory: &Path) -> SessionError {
 fn wait_for_last_writes(entry: &Entry) -> Result<(), SessionError> {
     let device = std::fs::canonicalize(entry.device()).map_err(SessionError::io("follow", &entry.device()))?;
     let until = Instant::now() + FLUSH_WAIT;
-    let server = crate::registry::Info::read(entry).map(|info| info.pid);
+    let server = crate::registry::Info::read(entry).and_then(|info| info.pid);
     // Only fuse2fs is waited for: another process that has the disk open may stay as long as it likes.
     let is_fuse2fs =
         |pid: &i32| std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim() == "fuse2fs");

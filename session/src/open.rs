@@ -1,4 +1,5 @@
-//! Opening a volume, seen from the client: claim the name, start the server, give it passphrases until one fits.
+//! Opening a volume: choose the backend, then open through dm-crypt in this process, or claim the name, start a server and
+//! give it passphrases until one fits.
 //!
 //! Invariants: the passphrase goes from the key source to the server's locked memory and nowhere else; no lock is held
 //! while a person types; when this fails or the client dies, the server has cleaned up and ended.
@@ -11,13 +12,15 @@ use block::{Direct, FileDisk, OpenMode};
 use secret::{KeyProvider, KeyRequest, Purpose, Secret};
 use serde::{Deserialize, Serialize};
 
+use crate::choice::choose;
 use crate::client::Client;
 use crate::close::clean_leftover;
+use crate::kernel::OpenFailure;
 use crate::protocol::{LimitsOrder, Reply, Request, UnlockOrder};
-use crate::registry::{Liveness, RegistryLock, holder_of, identity, liveness, wait_until_free};
+use crate::registry::{Behind, Liveness, RegistryLock, behind, holder_of, identity, liveness, wait_until_free};
 use crate::run_dir::{Entry, RunDir};
 use crate::spawn::{ServerCommand, Spawned, spawn};
-use crate::{FailureKind, SessionError, State};
+use crate::{BackendChoice, FailureKind, MappingFlags, NotPossible, SessionError, State, kernel};
 
 /// From exec to listening; a loaded machine needs a second.
 const START_WAIT: Duration = Duration::from_secs(30);
@@ -46,6 +49,10 @@ pub struct OpenRequest {
     pub threads: usize,
     /// Leave the disk a file below FUSE even where a loop device could be attached.
     pub no_loop: bool,
+    /// The backend.
+    pub backend: BackendChoice,
+    /// Flags of a dm-crypt mapping; no other backend has them.
+    pub flags: MappingFlags,
     /// Bounds on what the header may cost.
     pub limits: luks::Limits,
     /// Passphrases to ask for before giving up; at least 1.
@@ -64,6 +71,8 @@ impl OpenRequest {
             keyslot: None,
             threads: 0,
             no_loop: false,
+            backend: BackendChoice::Auto,
+            flags: MappingFlags::default(),
             limits: luks::Limits::default(),
             tries: 3,
         }
@@ -75,20 +84,22 @@ impl OpenRequest {
 pub struct OpenReport {
     /// Its name.
     pub name: String,
-    /// The block device, or the file below FUSE.
+    /// The block device (`/dev/mapper/NAME` where it is a mapping), or the file below FUSE.
     #[serde(with = "crate::path_json")]
     pub device: PathBuf,
     /// `RUN/NAME/device`, a link to it that stays the same over every open.
     #[serde(with = "crate::path_json")]
     pub link: PathBuf,
-    /// `loop over fuse` or `fuse`.
+    /// `dm-crypt`, `loop over fuse` or `fuse`.
     pub backend: String,
     /// UUID of the container.
     pub uuid: String,
     /// The keyslot that opened it.
     pub keyslot: Option<u32>,
-    /// Process id of its server.
-    pub pid: i32,
+    /// Process id of its server; a mapping has none.
+    pub pid: Option<i32>,
+    /// Backends that come before this one and cannot be used here.
+    pub not_possible: Vec<NotPossible>,
 }
 
 /// Opens `request.image` as `request.name`; `keys` is asked once per try. Returns once the device is there.
@@ -106,38 +117,77 @@ pub fn open(
     // Everything that can be refused is refused before anybody is asked for a passphrase.
     let image_identity = identity(&order.image)?;
     settle(run, &entry)?;
+    kernel::tidy(run, &entry)?;
     check_free(run, &entry, &order.image, &image_identity)?;
-    check_header(&order, &request.limits)?;
-    let mut passphrase = ask(keys, request, 1)?;
-    let mut client = start(run, &entry, &order, &image_identity, server)?;
-    let tries = request.tries.max(1);
-    for attempt in 1..=tries {
-        let answer = client.call(Request::Unlock(Box::new(order.clone())), Some(&passphrase), UNLOCK_WAIT);
-        drop(passphrase);
-        match answer {
-            Ok(Reply::Opened(report)) => return Ok(*report),
-            Err(SessionError::Refused(failure)) if failure.kind == FailureKind::NoKey => {
-                log::info!("try {attempt} of {tries}: {failure}");
-                if attempt == tries {
-                    break;
-                }
-                passphrase = match ask(keys, request, attempt + 1) {
-                    Ok(next) => next,
-                    Err(error) => return Err(abandon(client, &entry, error)),
-                };
+    let uuid = check_header(&order, &request.limits)?;
+    let mut chosen = choose(request, &uuid)?;
+    let mut passphrase = None;
+    if chosen.try_dm {
+        match kernel::open(run, &entry, &order, request, keys) {
+            Ok(report) => return Ok(report),
+            Err(OpenFailure::NotPossible { reason, passphrase: given }) => {
+                chosen.without_dm(reason)?;
+                passphrase = Some(given);
             }
-            Err(error) => {
-                let error = name_the_holder(run, &order.image, &image_identity, error);
-                return Err(abandon(client, &entry, error));
-            }
-            Ok(other) => {
-                let what = format!("{other:?} is no answer to unlock");
-                let error = SessionError::Protocol { name: entry.name.to_string(), what };
-                return Err(abandon(client, &entry, error));
+            Err(OpenFailure::Failed(error)) => {
+                return Err(name_the_holder(run, &order.image, &image_identity, error));
             }
         }
     }
-    Err(abandon(client, &entry, SessionError::NoKey { tries }))
+    let passphrase = passphrase.map_or_else(|| ask(keys, request, 1), Ok)?;
+    let opening = Opening { run, entry: &entry, order: &order, image_identity: &image_identity };
+    let report = opening.serve(request, passphrase, keys, server)?;
+    Ok(OpenReport { not_possible: chosen.not_possible, ..report })
+}
+
+/// A volume that a server is to open.
+struct Opening<'a> {
+    run: &'a RunDir,
+    entry: &'a Entry,
+    order: &'a UnlockOrder,
+    image_identity: &'a str,
+}
+
+impl Opening<'_> {
+    fn serve(
+        &self,
+        request: &OpenRequest,
+        first: Secret,
+        keys: &mut dyn KeyProvider,
+        server: &ServerCommand,
+    ) -> Result<OpenReport, SessionError> {
+        let Opening { run, entry, order, image_identity } = *self;
+        let mut passphrase = first;
+        let mut client = start(run, entry, order, image_identity, server)?;
+        let tries = request.tries.max(1);
+        for attempt in 1..=tries {
+            let answer = client.call(Request::Unlock(Box::new(order.clone())), Some(&passphrase), UNLOCK_WAIT);
+            drop(passphrase);
+            match answer {
+                Ok(Reply::Opened(report)) => return Ok(*report),
+                Err(SessionError::Refused(failure)) if failure.kind == FailureKind::NoKey => {
+                    log::info!("try {attempt} of {tries}: {failure}");
+                    if attempt == tries {
+                        break;
+                    }
+                    passphrase = match ask(keys, request, attempt + 1) {
+                        Ok(next) => next,
+                        Err(error) => return Err(abandon(client, entry, error)),
+                    };
+                }
+                Err(error) => {
+                    let error = name_the_holder(run, &order.image, image_identity, error);
+                    return Err(abandon(client, entry, error));
+                }
+                Ok(other) => {
+                    let what = format!("{other:?} is no answer to unlock");
+                    let error = SessionError::Protocol { name: entry.name.to_string(), what };
+                    return Err(abandon(client, entry, error));
+                }
+            }
+        }
+        Err(abandon(client, entry, SessionError::NoKey { tries }))
+    }
 }
 
 fn order(request: &OpenRequest) -> Result<UnlockOrder, SessionError> {
@@ -159,7 +209,7 @@ fn settle(run: &RunDir, entry: &Entry) -> Result<(), SessionError> {
     let until = Instant::now() + SETTLE_WAIT;
     while liveness(entry)? == Liveness::Live && Instant::now() < until {
         match crate::status::status(run, entry.name.as_str()) {
-            Ok(status) if !matches!(status.state, State::Opening | State::Closing) => break,
+            Ok(status) if !matches!(status.state, State::Opening | State::Closing | State::Dead) => break,
             // Between two looks it may have ended.
             _ => sleep(POLL),
         }
@@ -168,17 +218,19 @@ fn settle(run: &RunDir, entry: &Entry) -> Result<(), SessionError> {
 }
 
 /// The name is free or taken by a leftover that is in nobody's way, and the image is not open under another name.
-fn check_free(run: &RunDir, entry: &Entry, image: &Path, image_identity: &str) -> Result<(), SessionError> {
-    if liveness(entry)? == Liveness::Live {
+pub(crate) fn check_free(run: &RunDir, entry: &Entry, image: &Path, image_identity: &str) -> Result<(), SessionError> {
+    if !matches!(behind(entry)?, Behind::Nothing | Behind::Dead) {
         return Err(SessionError::AlreadyOpen { name: entry.name.to_string() });
     }
+    kernel::check_name_free(entry)?;
     match holder_of(run, image_identity)? {
         Some(holder) => Err(SessionError::ImageOpen { image: image.to_path_buf(), name: holder.name.to_string() }),
         None => Ok(()),
     }
 }
 
-fn check_header(order: &UnlockOrder, limits: &luks::Limits) -> Result<(), SessionError> {
+/// Reads the header; its UUID.
+fn check_header(order: &UnlockOrder, limits: &luks::Limits) -> Result<String, SessionError> {
     let path = order.header.as_ref().unwrap_or(&order.image);
     let mode = OpenMode { read_only: true, direct: Direct::Never, exclusive: false };
     let disk = FileDisk::open(path, &mode).map_err(|source| SessionError::Block { path: path.clone(), source })?;
@@ -186,10 +238,10 @@ fn check_header(order: &UnlockOrder, limits: &luks::Limits) -> Result<(), Sessio
     if let Some(advice) = header.health().advice() {
         log::warn!("{}: {advice}", path.display());
     }
-    Ok(())
+    Ok(header.uuid())
 }
 
-fn ask(keys: &mut dyn KeyProvider, request: &OpenRequest, attempt: u32) -> Result<Secret, SessionError> {
+pub(crate) fn ask(keys: &mut dyn KeyProvider, request: &OpenRequest, attempt: u32) -> Result<Secret, SessionError> {
     let volume = request.image.to_string_lossy();
     let question = KeyRequest { volume: &volume, purpose: Purpose::Unlock, attempt };
     keys.key_for(&question)?.ok_or_else(|| SessionError::NoKeySource { name: request.name.clone() })
@@ -205,10 +257,7 @@ fn start(
 ) -> Result<Client, SessionError> {
     let _registry = RegistryLock::take(run)?;
     check_free(run, entry, &order.image, image_identity)?;
-    if liveness(entry)? == Liveness::Dead {
-        clean_leftover(entry)?;
-        log::info!("cleaned what a dead server of {} had left", entry.name);
-    }
+    clean_entry(entry)?;
     entry.create()?;
     let connected = spawn(run, entry, server).and_then(|mut spawned: Spawned| {
         let client = Client::connect_unless(entry, START_WAIT, || spawned.has_ended());
@@ -221,6 +270,19 @@ fn start(
             let _ = entry.remove();
         }
     })
+}
+
+/// Takes away what a dead server or a killed opening left of the entry. The caller holds the registry lock.
+pub(crate) fn clean_entry(entry: &Entry) -> Result<(), SessionError> {
+    if matches!(behind(entry)?, Behind::Dead) {
+        if liveness(entry)? == Liveness::Live {
+            let how = "another luksctl is just closing it".to_owned();
+            return Err(SessionError::Busy { name: entry.name.to_string(), how });
+        }
+        clean_leftover(entry)?;
+        log::info!("cleaned what was left of {}", entry.name);
+    }
+    Ok(())
 }
 
 /// Hangs up and waits for the server's end, so that the name is free when the caller reads the error.

@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
-use crate::SessionError;
 use crate::run_dir::{Entry, RunDir, replace_file};
+use crate::{SessionError, kernel};
 
 const POLL: Duration = Duration::from_millis(10);
 /// Names are claimed and leftovers cleaned in well under this.
@@ -113,12 +113,37 @@ pub(crate) struct Info {
     /// See [`identity`].
     pub(crate) identity: String,
     pub(crate) uuid: String,
-    pub(crate) pid: i32,
+    /// The server; a mapping of the kernel has none.
+    pub(crate) pid: Option<i32>,
     #[serde(with = "crate::path_json")]
     pub(crate) device: PathBuf,
     pub(crate) backend: String,
     pub(crate) read_only: bool,
     pub(crate) opened_unix_s: u64,
+    /// What is open is a mapping of the kernel.
+    #[serde(default)]
+    pub(crate) mapping: Option<MappingRecord>,
+}
+
+/// The mapping behind an entry. Written before the mapping is made and again when it is there, so that whoever finds it
+/// half made knows what to take away.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct MappingRecord {
+    /// Its UUID in device-mapper.
+    pub(crate) uuid: String,
+    /// Whether the opening came to its end.
+    pub(crate) complete: bool,
+    pub(crate) keyslot: Option<u32>,
+    /// What recognises the volume key's digest when the volume is unlocked again.
+    pub(crate) digest: DigestMark,
+}
+
+/// Salt and value of the digest that accepted a volume key: public bytes of the header that another key does not have.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct DigestMark {
+    pub(crate) id: u32,
+    pub(crate) salt: Option<String>,
+    pub(crate) value: Option<String>,
 }
 
 impl Info {
@@ -153,11 +178,48 @@ pub(crate) fn identity(image: &Path) -> Result<String, SessionError> {
 pub(crate) fn holder_of(run: &RunDir, identity: &str) -> Result<Option<Entry>, SessionError> {
     for entry in run.entries()? {
         let same = Info::read(&entry).is_some_and(|info| info.identity == identity);
-        if same && liveness(&entry)? == Liveness::Live {
+        if same && !matches!(behind(&entry)?, Behind::Nothing | Behind::Dead) {
             return Ok(Some(entry));
         }
     }
     Ok(None)
+}
+
+/// What is behind an entry.
+#[derive(Debug)]
+pub(crate) enum Behind {
+    /// There is no such entry.
+    Nothing,
+    /// A live server.
+    Server,
+    /// A mapping of the kernel.
+    Mapping(Box<Info>),
+    /// A mapping that a live process is just opening.
+    Opening,
+    /// What a dead process left.
+    Dead,
+}
+
+/// What is behind `entry`. Right after an opening began it may look dead for a moment; whoever minds holds the registry
+/// lock.
+pub(crate) fn behind(entry: &Entry) -> Result<Behind, SessionError> {
+    let liveness = liveness(entry)?;
+    let info = match liveness {
+        Liveness::Absent => return Ok(Behind::Nothing),
+        _ => Info::read(entry).filter(|info| info.mapping.is_some()),
+    };
+    match (info, liveness) {
+        (None, Liveness::Live) => Ok(Behind::Server),
+        (None, _) => Ok(Behind::Dead),
+        (Some(info), liveness) => {
+            let record = info.mapping.as_ref().filter(|record| record.complete);
+            match record {
+                Some(record) if kernel::is_active(entry, record)? => Ok(Behind::Mapping(Box::new(info))),
+                None if liveness == Liveness::Live => Ok(Behind::Opening),
+                _ => Ok(Behind::Dead),
+            }
+        }
+    }
 }
 
 #[cfg(test)]
@@ -200,11 +262,12 @@ mod tests {
             header: None,
             identity: identity(&image).unwrap(),
             uuid: String::new(),
-            pid: 1,
+            pid: Some(1),
             device: PathBuf::new(),
             backend: String::new(),
             read_only: false,
             opened_unix_s: 0,
+            mapping: None,
         };
         info.write(&entry).unwrap();
         assert_eq!(Info::read(&entry), Some(info));

@@ -16,7 +16,7 @@
 
 use std::ffi::OsString;
 use std::fmt;
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::{DirBuilder, File, Metadata, OpenOptions};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -68,6 +68,34 @@ impl FromStr for VolumeName {
     }
 }
 
+/// Where [`RunDir::open`] looks; nothing is made.
+pub(crate) fn usual_path() -> PathBuf {
+    if let Some(path) = std::env::var_os(RUN_DIR_VARIABLE).filter(|path| !path.is_empty()) {
+        return path.into();
+    }
+    let uid = rustix::process::geteuid();
+    if uid.is_root() {
+        return SYSTEM_RUN_DIR.into();
+    }
+    match std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from) {
+        Some(folder) if folder.is_absolute() && folder.is_dir() => folder.join("luksctl"),
+        _ => format!("/tmp/luksctl-{}", uid.as_raw()).into(),
+    }
+}
+
+/// Why what is there cannot be the run directory of user `uid`; `metadata` is of the path itself, not of a link's target.
+pub(crate) fn refusal(metadata: &Metadata, uid: u32) -> Option<String> {
+    if !metadata.is_dir() {
+        Some("it is no directory".to_owned())
+    } else if metadata.uid() != uid {
+        Some(format!("it belongs to user {}, not to user {uid}", metadata.uid()))
+    } else if metadata.mode() & 0o022 != 0 {
+        Some(format!("others may write to it (mode {:o})", metadata.mode() & 0o7777))
+    } else {
+        None
+    }
+}
+
 /// The directory that holds one entry per open volume.
 #[derive(Clone, Debug)]
 pub struct RunDir {
@@ -81,17 +109,7 @@ impl RunDir {
     /// # Errors
     /// [`SessionError::RunDirectory`] if it cannot be made, or belongs to somebody else, or others may enter it.
     pub fn open() -> Result<RunDir, SessionError> {
-        if let Some(path) = std::env::var_os(RUN_DIR_VARIABLE).filter(|path| !path.is_empty()) {
-            return RunDir::at(Path::new(&path));
-        }
-        let uid = rustix::process::geteuid();
-        if uid.is_root() {
-            return RunDir::at(Path::new(SYSTEM_RUN_DIR));
-        }
-        match std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from) {
-            Some(folder) if folder.is_absolute() && folder.is_dir() => RunDir::at(&folder.join("luksctl")),
-            _ => RunDir::at(&PathBuf::from(format!("/tmp/luksctl-{}", uid.as_raw()))),
-        }
+        RunDir::at(&usual_path())
     }
 
     /// The run directory at `path`, made with mode 0700 if it does not exist.
@@ -110,14 +128,8 @@ impl RunDir {
         }
         let metadata = std::fs::symlink_metadata(path).map_err(|error| refused(error.to_string()))?;
         let uid = rustix::process::geteuid().as_raw();
-        if !metadata.is_dir() {
-            return Err(refused("it is no directory".to_owned()));
-        }
-        if metadata.uid() != uid {
-            return Err(refused(format!("it belongs to user {}, not to user {uid}", metadata.uid())));
-        }
-        if metadata.mode() & 0o022 != 0 {
-            return Err(refused(format!("others may write to it (mode {:o})", metadata.mode() & 0o7777)));
+        if let Some(reason) = refusal(&metadata, uid) {
+            return Err(refused(reason));
         }
         let path = std::path::absolute(path).map_err(|error| refused(error.to_string()))?;
         Ok(RunDir { path })

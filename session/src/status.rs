@@ -6,9 +6,11 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::client::Client;
+use crate::kernel::{self, Subject};
+use crate::lookup::{Named, entry_or_foreign};
 use crate::mount_table;
 use crate::protocol::{Reply, Request};
-use crate::registry::{Info, Liveness, RegistryLock, liveness};
+use crate::registry::{Behind, Info, Liveness, RegistryLock, behind, liveness};
 use crate::run_dir::{Entry, RunDir};
 use crate::{SessionError, mount};
 
@@ -54,8 +56,17 @@ pub struct Status {
     /// The block device, or the file below FUSE.
     #[serde(with = "crate::path_json::option")]
     pub device: Option<PathBuf>,
-    /// `fuse` or `loop over fuse`.
+    /// `dm-crypt`, `fuse` or `loop over fuse`.
     pub backend: Option<String>,
+    /// The loop device between a mapping and its image.
+    #[serde(default, with = "crate::path_json::option")]
+    pub loop_device: Option<PathBuf>,
+    /// Flags of a mapping, as the kernel names them.
+    #[serde(default)]
+    pub flags: Vec<String>,
+    /// Where a mapping's key is said to be: `keyring`, `table`, `wiped`, `none`.
+    #[serde(default)]
+    pub key_location: Option<String>,
     /// Cipher of the volume, such as `aes-xts-plain64`.
     pub cipher: Option<String>,
     /// What does the ciphering.
@@ -92,6 +103,9 @@ impl Status {
             uuid: None,
             device: None,
             backend: None,
+            loop_device: None,
+            flags: Vec::new(),
+            key_location: None,
             cipher: None,
             engine: None,
             key_size_bits: None,
@@ -112,15 +126,42 @@ impl Status {
 /// # Errors
 /// [`SessionError::NotOpen`], and what keeps the server from answering.
 pub fn status(run: &RunDir, name: &str) -> Result<Status, SessionError> {
-    let entry = run.entry(&name.parse()?);
-    of_entry(run, &entry)?.ok_or_else(|| SessionError::NotOpen { name: entry.name.to_string() })
+    let entry = match entry_or_foreign(run, name)? {
+        Named::Entry(entry) => entry,
+        Named::Foreign(subject) => return subject.status(),
+    };
+    match of_entry(run, &entry)? {
+        Some(status) => Ok(status),
+        None => match Subject::foreign(name)? {
+            Some(subject) => subject.status(),
+            None => Err(SessionError::NotOpen { name: entry.name.to_string() }),
+        },
+    }
 }
 
-/// Every volume of this run directory, by name. A server that does not answer is listed as failed.
+/// Every volume of this run directory and, for root, every other mapping of a LUKS volume, by name. A server that does not
+/// answer is listed as failed.
 ///
 /// # Errors
 /// [`SessionError::Io`] if the run directory cannot be read.
 pub fn list(run: &RunDir) -> Result<Vec<Status>, SessionError> {
+    let mut found = registered(run)?;
+    for name in kernel::foreign_mappings() {
+        if found.iter().any(|status| status.name == name) {
+            continue;
+        }
+        match Subject::foreign(&name).and_then(|subject| subject.map(|subject| subject.status()).transpose()) {
+            Ok(status) => found.extend(status),
+            // It went meanwhile, or is not ours to judge.
+            Err(error) => log::info!("{name}: {error}"),
+        }
+    }
+    found.sort_by(|one, other| one.name.cmp(&other.name));
+    Ok(found)
+}
+
+/// Every volume of this run directory.
+pub(crate) fn registered(run: &RunDir) -> Result<Vec<Status>, SessionError> {
     let mut found = Vec::new();
     for entry in run.entries()? {
         match of_entry(run, &entry) {
@@ -136,13 +177,26 @@ pub fn list(run: &RunDir) -> Result<Vec<Status>, SessionError> {
 }
 
 fn of_entry(run: &RunDir, entry: &Entry) -> Result<Option<Status>, SessionError> {
-    match liveness(entry)? {
-        Liveness::Absent => Ok(None),
-        Liveness::Dead if RegistryLock::is_taken(run)? => Ok(Some(Status::bare(entry.name.as_str(), State::Opening))),
+    kernel::tidy(run, entry)?;
+    match behind(entry)? {
+        Behind::Nothing => Ok(None),
+        Behind::Opening => Ok(Some(Status::bare(entry.name.as_str(), State::Opening))),
+        Behind::Mapping(info) => of_mapping(entry, &info),
+        Behind::Dead if RegistryLock::is_taken(run)? => Ok(Some(Status::bare(entry.name.as_str(), State::Opening))),
         // Its server may have begun or ended since the first look.
-        Liveness::Dead if liveness(entry)? == Liveness::Dead => Ok(Some(of_dead(entry))),
+        Behind::Dead if matches!(behind(entry)?, Behind::Dead) => Ok(Some(of_dead(entry))),
         _ => of_live(entry),
     }
+}
+
+fn of_mapping(entry: &Entry, info: &Info) -> Result<Option<Status>, SessionError> {
+    let mut status = kernel::status(entry, info)?;
+    if let Some(status) = &mut status {
+        status.mount_points.extend(mount::recorded_point(entry));
+        status.mount_points.sort();
+        status.mount_points.dedup();
+    }
+    Ok(status)
 }
 
 fn of_live(entry: &Entry) -> Result<Option<Status>, SessionError> {
@@ -165,8 +219,11 @@ fn of_live(entry: &Entry) -> Result<Option<Status>, SessionError> {
 
 fn of_dead(entry: &Entry) -> Status {
     let mut status = Status::bare(entry.name.as_str(), State::Dead);
-    status.problem = Some(format!("its server died; run `luksctl close {}` to clean up", entry.name));
-    if let Some(info) = Info::read(entry) {
+    let info = Info::read(entry);
+    let is_mapping = info.as_ref().is_some_and(|info| info.mapping.is_some());
+    let what = if is_mapping { "its opening or closing was broken off" } else { "its server died" };
+    status.problem = Some(format!("{what}; run `luksctl close {}` to clean up", entry.name));
+    if let Some(info) = info {
         status.mount_points = mount_points(entry, Some(&info.device));
         status.image = Some(info.image);
         status.header = info.header;

@@ -9,12 +9,14 @@ use std::time::Duration;
 
 use secret::Secret;
 
+use crate::choice::FUSE;
 use crate::client::Client;
+use crate::lookup::{OpenVolume, open_volume};
 use crate::protocol::{Reply, Request};
 use crate::registry::{Liveness, liveness};
 use crate::run_dir::{Entry, RunDir};
 use crate::status::status;
-use crate::{FailureKind, SessionError};
+use crate::{FailureKind, SessionError, UnlockAgain, kernel};
 
 const CONNECT_WAIT: Duration = Duration::from_secs(10);
 /// Requests inside the volume end first; a slow disk may take its time.
@@ -27,7 +29,10 @@ const RESUME_WAIT: Duration = Duration::from_secs(1800);
 /// [`SessionError::NotOpen`], [`SessionError::NotSynced`] if the kernel could not write back what it had cached, and
 /// [`SessionError::Refused`] if it is suspended already or cannot be flushed.
 pub fn suspend(run: &RunDir, name: &str) -> Result<(), SessionError> {
-    let entry = run.entry(&name.parse()?);
+    let entry = match open_volume(run, name)? {
+        OpenVolume::Served(entry) => entry,
+        OpenVolume::Mapped(subject) => return kernel::suspend(&subject),
+    };
     let now = status(run, name)?;
     if now.state == crate::State::Open {
         let mut synced: Vec<_> = now.mount_points.iter().map(|point| sync_file_system(point)).collect();
@@ -40,13 +45,19 @@ pub fn suspend(run: &RunDir, name: &str) -> Result<(), SessionError> {
     expect_done(&entry, client.call(Request::Suspend, None, SUSPEND_WAIT)?)
 }
 
-/// Unlocks the suspended volume `name` again with `passphrase`; waiting I/O goes on.
+/// Unlocks the suspended volume `name` again with `passphrase`; waiting I/O goes on. A server knows its header and limits.
 ///
 /// # Errors
 /// [`SessionError::NoKey`] for a wrong passphrase, [`SessionError::Refused`] if the volume is not suspended or the image
 /// no longer is the one that was opened.
-pub fn resume(run: &RunDir, name: &str, passphrase: &Secret) -> Result<(), SessionError> {
-    let entry = run.entry(&name.parse()?);
+pub fn resume(run: &RunDir, name: &str, passphrase: &Secret, again: &UnlockAgain) -> Result<(), SessionError> {
+    let entry = match open_volume(run, name)? {
+        OpenVolume::Served(entry) => entry,
+        OpenVolume::Mapped(subject) => return kernel::resume(&subject, passphrase, again),
+    };
+    if let Some(what) = again.option_in_use() {
+        return Err(SessionError::NotOnBackend { name: entry.name.to_string(), backend: FUSE.to_owned(), what });
+    }
     let mut client = connect(&entry)?;
     match client.call(Request::Resume, Some(passphrase), RESUME_WAIT) {
         Err(SessionError::Refused(failure)) if failure.kind == FailureKind::NoKey => {

@@ -165,11 +165,12 @@ impl VolumeServer {
             header: order.header.clone(),
             identity: identity(&order.image).map_err(system)?,
             uuid: open.opened.facts.uuid.clone(),
-            pid: own_pid(),
+            pid: Some(own_pid()),
             device: device.clone(),
             backend: open.backend.name().to_owned(),
             read_only: order.read_only,
             opened_unix_s,
+            mapping: None,
         };
         info.write(&self.entry).map_err(system)?;
         replace_link(&self.entry.folder, "device", &device).map_err(system)?;
@@ -183,6 +184,7 @@ impl VolumeServer {
             keyslot: open.opened.facts.keyslot,
             pid: info.pid,
             device,
+            not_possible: Vec::new(),
         })
     }
 

@@ -54,7 +54,8 @@ pub fn demand_none(rig: &Rig, after: &str) {
 }
 
 /// Loop devices and the files below them.
-fn loop_devices() -> Vec<(PathBuf, PathBuf)> {
+#[must_use]
+pub fn loop_devices() -> Vec<(PathBuf, PathBuf)> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir("/sys/block").into_iter().flatten().flatten() {
         if let Ok(backing) = std::fs::read_to_string(entry.path().join("loop/backing_file")) {

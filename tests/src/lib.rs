@@ -2,13 +2,21 @@
 //! real `luksctl` in a folder of its own and leaves nothing open behind it.
 #![allow(clippy::print_stderr)]
 
+pub mod backend;
 pub mod bins;
+pub mod crypt_volume;
 pub mod disk_model;
+pub mod file_tree;
+pub mod kernel_leftovers;
 pub mod ledger;
 pub mod leftovers;
 pub mod memory;
+pub mod random;
 pub mod rig;
 pub mod skip;
+pub mod tracer;
+pub mod vm;
+pub mod write_log;
 
 pub use rig::Rig;
 pub use skip::skip;

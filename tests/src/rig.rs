@@ -62,13 +62,13 @@ impl Rig {
         succeed(&mut command);
     }
 
-    /// Opens `image` as `name` with the rig's key and returns the device.
+    /// Opens `image` as `name` with the rig's key through a server of ours and returns the device.
     ///
     /// # Panics
     /// If opening fails.
     #[must_use]
     pub fn open(&self, image: &Path, name: &str) -> PathBuf {
-        succeed(self.luksctl(&["open", "--key-file"]).arg(self.key()).arg(image).arg(name));
+        succeed(self.luksctl(&["open", "--backend", "fuse", "--key-file"]).arg(self.key()).arg(image).arg(name));
         self.run_dir().join(name).join("device")
     }
 

@@ -198,7 +198,13 @@ fn the_detached_header_of_an_open_volume_is_not_formatted() {
     let header_option = ["--header", header.to_str().unwrap()];
     rig.format_cheap(&image, "20M", &header_option);
     let before = std::fs::read(&header).unwrap();
-    succeed(rig.luksctl(&["open", "-q", "--key-file"]).arg(rig.key()).args(header_option).arg(&image).arg("detached"));
+    succeed(
+        rig.luksctl(&["open", "-q", "--backend", "fuse", "--key-file"])
+            .arg(rig.key())
+            .args(header_option)
+            .arg(&image)
+            .arg("detached"),
+    );
     let over = || {
         let mut command = rig.luksctl(&["format", "--force", "-q", "--size", "20M", "--key-file"]);
         run(command.arg(rig.key()).args(header_option).arg(rig.path("other")))
@@ -287,7 +293,12 @@ fn root_does_not_run_the_programs_of_a_callers_path() {
     let path = format!(":{}:{}", evil.display(), std::env::var("PATH").unwrap());
     // No file system: the real mount(8) refuses.
     let mount = |path: &str| {
-        run(rig.luksctl(&["mount", "-q", "--key-file"]).arg(rig.key()).arg(&image).arg(&point).env("PATH", path))
+        run(rig
+            .luksctl(&["mount", "-q", "--backend", "fuse", "--key-file"])
+            .arg(rig.key())
+            .arg(&image)
+            .arg(&point)
+            .env("PATH", path))
     };
     assert_refused(&mount(&path), 1, "mount failed");
     assert!(!marker.exists(), "a program of the caller's PATH ran as root");

@@ -112,7 +112,9 @@ fn canary(test: &str, options: &[&str]) {
     secrets.push(std::fs::read(rig.key()).unwrap());
     assert_absent_in_output(&format, &secrets);
 
-    let open = succeed(rig.luksctl(&["open", "-v", "--key-file"]).arg(rig.key()).arg(&image).arg("canary"));
+    let open = succeed(
+        rig.luksctl(&["open", "-v", "--backend", "fuse", "--key-file"]).arg(rig.key()).arg(&image).arg("canary"),
+    );
     assert_absent_in_output(&open, &secrets);
     let pid = server(&rig, "canary");
     // Traffic through the ciphers, so that worker stacks have seen the round keys.

@@ -229,7 +229,7 @@ fn open_and_close_broken_off_leave_nothing_that_close_does_not_clean() {
     succeed(&mut format(&rig, &image));
     let before = std::fs::read(&image).unwrap();
     let open = || {
-        let mut command = rig.luksctl(&["open", "--key-file"]);
+        let mut command = rig.luksctl(&["open", "--backend", "fuse", "--key-file"]);
         command.arg(rig.key()).arg(&image).arg("broken");
         command
     };

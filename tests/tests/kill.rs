@@ -128,7 +128,13 @@ fn a_name_and_an_image_in_use_are_refused() {
     std::fs::hard_link(&image, rig.path("link")).unwrap();
     let _device = rig.open(&image, "taken");
     for (path, name) in [(&other, "taken"), (&image, "second"), (&rig.path("link"), "third")] {
-        let refused = rig.luksctl(&["open", "--key-file"]).arg(rig.key()).arg(path).arg(name).output().unwrap();
+        let refused = rig
+            .luksctl(&["open", "--backend", "fuse", "--key-file"])
+            .arg(rig.key())
+            .arg(path)
+            .arg(name)
+            .output()
+            .unwrap();
         assert_eq!(refused.status.code(), Some(5), "{}: {refused:?}", path.display());
     }
     let format = rig.luksctl(&["format", "-q", "--key-file"]).arg(rig.key()).arg(&image).output().unwrap();

@@ -93,7 +93,7 @@ fn a_small_cgroup_is_a_named_error_and_never_the_oom_killer() {
     assert!(!image.exists(), "a refused format left a file");
 
     succeed(&mut format);
-    let mut open = rig.luksctl(&["open", "--key-file"]);
+    let mut open = rig.luksctl(&["open", "--backend", "fuse", "--key-file"]);
     open.arg(&key).arg(&image).arg("disk");
     refused(&cgroup.run(&open), "open");
     let mut test_slot = rig.luksctl(&["keyslot", "test", "--key-file"]);

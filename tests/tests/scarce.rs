@@ -46,7 +46,7 @@ fn without_fuse_open_says_so_and_copies_work() {
     std::fs::write(rig.path("nothing"), b"").unwrap();
     let no_file = format!("mount --bind '{}' /dev/fuse", rig.path("nothing").display());
     for prepare in [no_file.as_str(), "mount --bind /dev/null /dev/fuse"] {
-        let opened = in_namespace(&rig, prepare, &["open"], &image, "unseen");
+        let opened = in_namespace(&rig, prepare, &["open", "--backend", "fuse"], &image, "unseen");
         assert_eq!(opened.status.code(), Some(1), "{opened:?}");
         assert!(words(&opened).contains("FUSE") && words(&opened).contains("hint: "), "{opened:?}");
         leftovers::demand_none(&rig, "open without /dev/fuse");
@@ -64,7 +64,8 @@ fn without_loop_devices_the_volume_is_a_file() {
         return;
     }
     let (rig, image) = rig();
-    let wrong = in_namespace(&rig, "mount --bind /dev/null /dev/loop-control", &["open"], &image, "odd");
+    let wrong =
+        in_namespace(&rig, "mount --bind /dev/null /dev/loop-control", &["open", "--backend", "fuse"], &image, "odd");
     assert_eq!(wrong.status.code(), Some(1), "{wrong:?}");
     assert!(words(&wrong).contains("--no-loop"), "{wrong:?}");
     leftovers::demand_none(&rig, "open without a loop driver");
@@ -95,7 +96,7 @@ fn lockable_memory_may_be_short_or_missing() {
         let mut format = limited(&["format", "-q", "--size", "5M"]);
         succeed(format.args(SMALL).args(costs).arg("--key-file").arg(rig.key()).arg(&made));
         for image in [&image, &made] {
-            succeed(limited(&["open", "--key-file"]).arg(rig.key()).arg(image).arg("short"));
+            succeed(limited(&["open", "--backend", "fuse", "--key-file"]).arg(rig.key()).arg(image).arg("short"));
             let status = succeed(&mut rig.luksctl(&["status", "--json", "short"]));
             let status: serde_json::Value = serde_json::from_slice(&status.stdout).unwrap();
             let denied = status["denied"].as_array().unwrap();
@@ -157,7 +158,7 @@ fn a_key_derivation_that_the_control_group_forbids_is_code_3_and_no_oom_kill() {
     };
     let (key, fresh) = (rig.key(), rig.path("fresh"));
     let mut test_only = rig.luksctl(&["open", "--test-passphrase", "--key-file"]);
-    let mut open = rig.luksctl(&["open", "--key-file"]);
+    let mut open = rig.luksctl(&["open", "--backend", "fuse", "--key-file"]);
     test_only.arg(&key).arg(&image);
     open.arg(&key).arg(&image).arg("hungry");
     for command in [&test_only, &open, &format(&fresh)] {

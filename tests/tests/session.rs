@@ -33,7 +33,7 @@ fn server(rig: &Rig, name: &str) -> Pid {
 }
 
 fn open(rig: &Rig, image: &Path, name: &str, options: &[&str]) -> Output {
-    run(rig.luksctl(&["open", "--key-file"]).arg(rig.key()).args(options).arg(image).arg(name))
+    run(rig.luksctl(&["open", "--backend", "fuse", "--key-file"]).arg(rig.key()).args(options).arg(image).arg(name))
 }
 
 fn stderr(output: &Output) -> String {
@@ -71,9 +71,9 @@ fn an_open_volume_outlives_its_shell_and_holds_none_of_its_files() {
     let image = rig.path("image");
     rig.format_cheap(&image, "20M", &[]);
     // Descriptor 9 is a pipe of the shell: whoever reads its other end waits for the last holder.
-    let open = rig.luksctl(&["open", "--key-file"]);
+    let open = rig.luksctl(&["open", "--backend", "fuse", "--key-file"]);
     let script = format!(
-        "exec 9>&1; {:?} open --key-file {:?} {:?} shell >/dev/null 2>&1; echo opened; sleep 60",
+        "exec 9>&1; {:?} open --backend fuse --key-file {:?} {:?} shell >/dev/null 2>&1; echo opened; sleep 60",
         open.get_program(),
         rig.key(),
         image
@@ -253,7 +253,8 @@ fn a_failed_open_leaves_nothing_behind() {
     rig.format_cheap(&image, "20M", &[]);
     let before = std::fs::read(&image).unwrap();
     std::fs::write(rig.path("wrong"), b"wrong").unwrap();
-    let wrong = run(rig.luksctl(&["open", "--key-file"]).arg(rig.path("wrong")).arg(&image).arg("failed"));
+    let wrong =
+        run(rig.luksctl(&["open", "--backend", "fuse", "--key-file"]).arg(rig.path("wrong")).arg(&image).arg("failed"));
     assert_eq!(wrong.status.code(), Some(2), "{wrong:?}");
     assert_clean(&rig);
 
@@ -271,7 +272,7 @@ fn a_failed_open_leaves_nothing_behind() {
         .arg("mount -t tmpfs none /dev && mknod /dev/null c 1 3 && mknod /dev/urandom c 1 9 && exec \"$@\"")
         .arg("sh")
         .arg(promises::bins::luksctl())
-        .args(["open", "--key-file"])
+        .args(["open", "--backend", "fuse", "--key-file"])
         .arg(rig.key())
         .arg(&image)
         .arg("failed")
@@ -291,7 +292,7 @@ fn a_client_killed_in_the_middle_takes_its_server_along() {
     let costs = ["--pbkdf", "pbkdf2", "--pbkdf-force-iterations", "4000000"];
     succeed(rig.luksctl(&["format", "-q", "--size", "20M"]).args(costs).arg("--key-file").arg(rig.key()).arg(&image));
     for wait_ms in [0, 30, 100, 1000] {
-        let mut command = rig.luksctl(&["open", "--key-file"]);
+        let mut command = rig.luksctl(&["open", "--backend", "fuse", "--key-file"]);
         let mut client = command.arg(rig.key()).arg(&image).arg("abandoned").stderr(Stdio::null()).spawn().unwrap();
         sleep(Duration::from_millis(wait_ms));
         client.kill().unwrap();
@@ -367,7 +368,7 @@ fn eight_mebibytes_of_lockable_memory_are_enough() {
         Command::new("prlimit")
             .args(["--memlock=8388608:8388608", "setpriv", "--bounding-set=-ipc_lock,-sys_resource"])
             .arg(promises::bins::luksctl())
-            .args(["open", "--key-file"])
+            .args(["open", "--backend", "fuse", "--key-file"])
             .arg(rig.key())
             .arg(&image)
             .arg("small")

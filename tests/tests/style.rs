@@ -14,8 +14,12 @@ const UNSAFE_FILES: &[&str] = &[
     "bench/rivals/src/openssl.rs",
     "bench/src/limit.rs",
     "dmcrypt/tests/memory/region.rs",
+    "dmsetup/src/dm_ioctl.rs",
     "dmsetup/src/ioctl.rs",
+    "dmsetup/src/keyctl.rs",
+    "dmsetup/src/semaphore.rs",
     "secret/src/pages.rs",
+    "session/src/doctor/kernel_calls.rs",
     "session/src/inherited.rs",
 ];
 const UNSAFE_FOLDER: &str = "dmcrypt/src/arch/";

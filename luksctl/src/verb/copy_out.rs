@@ -78,6 +78,7 @@ pub(crate) fn run(args: &CopyOutArgs, common: &Common) -> Result<Code, Failure> 
         refuse_in_use(&args.file)?;
     }
     let _in_use = image.lock_use(true)?;
+    session::image::check_not_written(image.path()).map_err(Failure::of_session)?;
     let container = image.container(&image::limits(&args.limits))?;
     let ask = Ask { keyslot: args.key_slot, unlock: luks::Purpose::DefaultSegment, purpose: secret::Purpose::Unlock };
     let (key, _passphrase) = unlock::unlock(&image, &container, &ask, &mut source)?;

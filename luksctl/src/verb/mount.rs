@@ -1,4 +1,4 @@
-//! `mount IMAGE DIR`: opens a container and mounts its file system: for root with loop device and mount(8), `nosuid,nodev`;
+//! `mount IMAGE DIR`: opens a container and mounts its file system: for root with a block device and mount(8), `nosuid,nodev`;
 //! for others with fuse2fs, whose limits are said. A failed mount closes the volume again.
 
 use std::path::PathBuf;
@@ -49,12 +49,16 @@ pub(crate) struct MountArgs {
 /// Opens and mounts.
 pub(crate) fn run(args: &MountArgs, common: &Common) -> Result<Code, Failure> {
     let mut source = KeySource::unlocking(&args.key, None)?;
+    crate::harden::keep_in_memory();
     let name = args.name.clone().unwrap_or_else(|| session::name_for_image(&args.target.image));
     let request = open::request(&args.target, &name, args.key_slot, &args.how, &args.limits, &source)?;
     let options = MountOptions { read_only: args.how.readonly, options: args.options.clone(), close_on_umount: true };
     let server = ServerCommand::this_program();
     let mounted = session::mount_image(&super::run_dir()?, &request, &args.folder, &options, &mut source, &server)
         .map_err(|error| Failure::of_session(error).about(&args.target.image))?;
+    if let Some(opened) = &mounted.opened {
+        open::say_backend(opened, common);
+    }
     if args.report.json {
         output::json(&json!({ "image": output::path(&args.target.image), "mounted": mounted }))?;
     } else {

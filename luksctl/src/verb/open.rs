@@ -1,12 +1,13 @@
-//! `open IMAGE NAME`: unlocks a container and serves its plaintext as a disk; prints the device. `--test-passphrase` opens
+//! `open IMAGE NAME`: unlocks a container and makes its plaintext a disk, through dm-crypt or FUSE; prints the device. `--test-passphrase` opens
 //! nothing and answers by exit code.
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use luks::Purpose;
 use serde_json::json;
-use session::{OpenRequest, ServerCommand};
+use session::{BackendChoice, OpenReport, OpenRequest, ServerCommand};
 
 use crate::args::Common;
+use crate::args::flags::FlagArgs;
 use crate::args::key::KeyArgs;
 use crate::args::target::{LimitArgs, ReportArgs, TargetArgs};
 use crate::exit::Code;
@@ -43,23 +44,40 @@ pub(crate) struct OpenArgs {
     report: ReportArgs,
 }
 
-/// How the volume is served; shared with `mount`.
+/// How the volume becomes a disk; shared with `mount`.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct HowArgs {
     /// Refuse writes
     #[arg(short = 'r', long, alias = "read-only")]
     pub(crate) readonly: bool,
-    /// Leave the disk a file, attach no loop device to it
+    /// What makes it a disk: the kernel's dm-crypt, a file below FUSE, or the first of them that is possible
+    #[arg(long, value_name = "NAME", value_enum, default_value = "auto")]
+    pub(crate) backend: Backend,
+    #[command(flatten)]
+    pub(crate) flags: FlagArgs,
+    /// Leave the disk a file, attach no loop device to it (fuse)
     #[arg(long)]
     pub(crate) no_loop: bool,
-    /// Threads that serve the disk
+    /// Threads that serve the disk (fuse)
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
     pub(crate) threads: Option<u32>,
+}
+
+/// The backends by name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Backend {
+    /// dm-crypt where it is possible, else FUSE.
+    Auto,
+    /// The kernel's dm-crypt.
+    Dm,
+    /// A file below FUSE; for root with a loop device on it.
+    Fuse,
 }
 
 /// Opens a volume.
 pub(crate) fn run(args: &OpenArgs, common: &Common) -> Result<Code, Failure> {
     let mut source = KeySource::unlocking(&args.key, None)?;
+    crate::harden::keep_in_memory();
     let Some(name) = &args.name else {
         let purpose = if args.unbound { Purpose::AnyDigest } else { Purpose::DefaultSegment };
         let limits = image::limits(&args.limits);
@@ -68,6 +86,7 @@ pub(crate) fn run(args: &OpenArgs, common: &Common) -> Result<Code, Failure> {
     let request = request(&args.target, name, args.key_slot, &args.how, &args.limits, &source)?;
     let opened = session::open(&super::run_dir()?, &request, &mut source, &ServerCommand::this_program())
         .map_err(|error| Failure::of_session(error).about(&args.target.image))?;
+    say_backend(&opened, common);
     if args.report.json {
         output::json(&json!({ "image": output::path(&args.target.image), "opened": opened }))?;
     } else {
@@ -77,6 +96,17 @@ pub(crate) fn run(args: &OpenArgs, common: &Common) -> Result<Code, Failure> {
         output::words(&format!("Key slot {slot} unlocked; {} ({}).", opened.link.display(), opened.backend));
     }
     Ok(Code::Success)
+}
+
+/// Says which backend it became and why not one that comes first.
+pub(crate) fn say_backend(opened: &OpenReport, common: &Common) {
+    if common.batch_mode {
+        return;
+    }
+    for other in &opened.not_possible {
+        output::words(&format!("{} not possible: {}", other.backend, other.reason));
+    }
+    output::words(&format!("backend: {}", opened.backend));
 }
 
 /// What the session is asked to open.
@@ -94,6 +124,12 @@ pub(crate) fn request(
     request.keyslot = keyslot;
     request.threads = how.threads.unwrap_or(0) as usize;
     request.no_loop = how.no_loop;
+    request.backend = match how.backend {
+        Backend::Auto => BackendChoice::Auto,
+        Backend::Dm => BackendChoice::Dm,
+        Backend::Fuse => BackendChoice::Fuse,
+    };
+    request.flags = how.flags.flags();
     request.limits = image::limits(limits);
     request.tries = source.tries();
     Ok(request)

@@ -5,10 +5,9 @@ use secret::Purpose;
 use session::{FailureKind, SessionError};
 
 use crate::args::Common;
-use crate::args::key::KeyArgs;
+use crate::args::again::AgainArgs;
 use crate::exit::Code;
 use crate::failure::Failure;
-use crate::keys::KeySource;
 
 /// Arguments of `resume`.
 #[derive(Debug, Args)]
@@ -17,18 +16,19 @@ pub(crate) struct ResumeArgs {
     #[arg(value_name = "NAME")]
     name: String,
     #[command(flatten)]
-    key: KeyArgs,
+    again: AgainArgs,
 }
 
 /// Resumes a volume.
 pub(crate) fn run(args: &ResumeArgs, _common: &Common) -> Result<Code, Failure> {
-    let mut source = KeySource::unlocking(&args.key, None)?;
+    let (mut source, again) = args.again.source()?;
+    crate::harden::keep_in_memory();
     let runs = super::run_dir()?;
     // An unknown name is said before anybody types a passphrase.
     session::status(&runs, &args.name).map_err(Failure::of_session)?;
     for attempt in 1.. {
         let passphrase = source.passphrase(&args.name, Purpose::Unlock, attempt)?;
-        let error = match session::resume(&runs, &args.name, &passphrase) {
+        let error = match session::resume(&runs, &args.name, &passphrase, &again) {
             Ok(()) => return Ok(Code::Success),
             Err(error) => error,
         };

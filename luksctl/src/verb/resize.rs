@@ -1,0 +1,45 @@
+//! `resize NAME`: makes an open volume as long as its image has become, or `--size`, while it is in use. The file system on
+//! it is not touched: grow it afterwards, shrink it before.
+
+use block::Bytes;
+use clap::Args;
+
+use crate::args::Common;
+use crate::args::again::AgainArgs;
+use crate::args::target::ReportArgs;
+use crate::exit::Code;
+use crate::failure::Failure;
+use crate::output;
+
+/// Arguments of `resize`.
+#[derive(Debug, Args)]
+pub(crate) struct ResizeArgs {
+    /// Name given to `open`, or to cryptsetup
+    #[arg(value_name = "NAME")]
+    name: String,
+    /// The size of the plaintext [default: all that the image has room for]
+    #[arg(long, value_name = "SIZE", value_parser = crate::size::parse, conflicts_with = "device_size")]
+    size: Option<Bytes>,
+    /// cryptsetup's name for --size
+    #[arg(long, value_name = "SIZE", value_parser = crate::size::parse, hide = true)]
+    device_size: Option<Bytes>,
+    #[command(flatten)]
+    again: AgainArgs,
+    #[command(flatten)]
+    report: ReportArgs,
+}
+
+/// Resizes.
+pub(crate) fn run(args: &ResizeArgs, common: &Common) -> Result<Code, Failure> {
+    let (mut source, again) = args.again.source()?;
+    crate::harden::keep_in_memory();
+    let size = args.size.or(args.device_size);
+    let done =
+        session::resize(&super::run_dir()?, &args.name, size, &again, &mut source).map_err(Failure::of_session)?;
+    if args.report.json {
+        output::json(&done)?;
+    } else if common.verbose {
+        output::words(&format!("{}: {}, was {}.", done.name, Bytes(done.size_bytes), Bytes(done.was_bytes)));
+    }
+    Ok(Code::Success)
+}

@@ -1,0 +1,90 @@
+//! Changing an open volume: the flags of its mapping, its size. What a backend cannot change is refused by name.
+
+use std::path::PathBuf;
+
+use block::Bytes;
+use secret::KeyProvider;
+use serde::Serialize;
+
+use crate::choice::FUSE;
+use crate::lookup::{OpenVolume, open_volume};
+use crate::run_dir::{Entry, RunDir};
+use crate::{MappingFlags, SessionError, kernel};
+
+/// How an open volume is unlocked again.
+#[derive(Clone, Debug)]
+pub struct UnlockAgain {
+    /// A detached header; `None` for the one that it was opened with, or that lies before its data.
+    pub header: Option<PathBuf>,
+    /// Try this keyslot only.
+    pub keyslot: Option<u32>,
+    /// Bounds on what the header may cost.
+    pub limits: luks::Limits,
+    /// Passphrases to ask for before giving up; at least 1.
+    pub tries: u32,
+}
+
+impl Default for UnlockAgain {
+    fn default() -> UnlockAgain {
+        UnlockAgain { header: None, keyslot: None, limits: luks::Limits::default(), tries: 3 }
+    }
+}
+
+impl UnlockAgain {
+    /// An option that only a mapping has, if one is set.
+    pub(crate) fn option_in_use(&self) -> Option<&'static str> {
+        let keyslot = self.keyslot.map(|_| "--key-slot");
+        self.header.as_ref().map(|_| "--header").or(keyslot)
+    }
+}
+
+/// A volume with another size.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ResizeReport {
+    /// Its name.
+    pub name: String,
+    /// Its size now, in bytes.
+    pub size_bytes: u64,
+    /// Its size before, in bytes.
+    pub was_bytes: u64,
+}
+
+/// Reloads the table of the mapping `name` with `flags` and those that its header keeps; `keys` is asked for its
+/// passphrase. I/O waits meanwhile.
+///
+/// # Errors
+/// [`SessionError`]; the mapping goes on as it was then.
+pub fn refresh(
+    run: &RunDir,
+    name: &str,
+    flags: &MappingFlags,
+    again: &UnlockAgain,
+    keys: &mut dyn KeyProvider,
+) -> Result<(), SessionError> {
+    match open_volume(run, name)? {
+        OpenVolume::Mapped(subject) => kernel::refresh(&subject, flags, again, keys),
+        OpenVolume::Served(entry) => Err(not_on_fuse(&entry, "refresh")),
+    }
+}
+
+/// Makes the mapping `name` as long as its image, or `size`; `keys` is asked for its passphrase. I/O waits meanwhile.
+///
+/// # Errors
+/// [`SessionError`]; the mapping goes on as it was then. An image that is shorter than the mapping is refused unless a size
+/// is given.
+pub fn resize(
+    run: &RunDir,
+    name: &str,
+    size: Option<Bytes>,
+    again: &UnlockAgain,
+    keys: &mut dyn KeyProvider,
+) -> Result<ResizeReport, SessionError> {
+    match open_volume(run, name)? {
+        OpenVolume::Mapped(subject) => kernel::resize(&subject, size, again, keys),
+        OpenVolume::Served(entry) => Err(not_on_fuse(&entry, "resize")),
+    }
+}
+
+fn not_on_fuse(entry: &Entry, what: &'static str) -> SessionError {
+    SessionError::NotOnBackend { name: entry.name.to_string(), backend: FUSE.to_owned(), what }
+}

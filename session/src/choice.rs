@@ -1,0 +1,162 @@
+//! Which backend makes an open volume a device, and what only one of them can do.
+//!
+//! The kernel's dm-crypt needs no process beside the volume and is what other tools expect, so it comes first wherever it
+//! is possible. What is asked for by name is never silently something else.
+
+use serde::{Deserialize, Serialize};
+
+use crate::open::OpenRequest;
+use crate::{SessionError, kernel};
+
+/// Names of the backends, as reports show them.
+pub(crate) const DM_CRYPT: &str = "dm-crypt";
+pub(crate) const FUSE: &str = "fuse";
+
+/// Which backend to open a volume through.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum BackendChoice {
+    /// The kernel's dm-crypt where it is possible, else FUSE.
+    #[default]
+    Auto,
+    /// The kernel's dm-crypt.
+    Dm,
+    /// A server process and a file below FUSE, for root with a loop device on it.
+    Fuse,
+}
+
+/// Flags of a dm-crypt mapping. Those that the header keeps (`config.flags`) come on top.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MappingFlags {
+    /// Pass discards down: whoever sees the image learns which blocks are unused.
+    pub allow_discards: bool,
+    /// Decrypt without a work queue.
+    pub no_read_workqueue: bool,
+    /// Encrypt without a work queue.
+    pub no_write_workqueue: bool,
+    /// Encrypt on the CPU that the request came from.
+    pub same_cpu_crypt: bool,
+    /// Submit writes from the encrypting thread.
+    pub submit_from_crypt_cpus: bool,
+    /// Run the queues at high priority (Linux 6.10).
+    pub high_priority: bool,
+}
+
+impl MappingFlags {
+    /// The options of the command line that are set, named as cryptsetup names them.
+    #[must_use]
+    pub fn options(&self) -> Vec<&'static str> {
+        let all = [
+            (self.allow_discards, "--allow-discards"),
+            (self.no_read_workqueue, "--perf-no_read_workqueue"),
+            (self.no_write_workqueue, "--perf-no_write_workqueue"),
+            (self.same_cpu_crypt, "--perf-same_cpu_crypt"),
+            (self.submit_from_crypt_cpus, "--perf-submit_from_crypt_cpus"),
+            (self.high_priority, "--perf-high_priority"),
+        ];
+        all.into_iter().filter(|(is_set, _)| *is_set).map(|(_, name)| name).collect()
+    }
+}
+
+/// A backend that an opening could not use, and why.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NotPossible {
+    /// Its name.
+    pub backend: String,
+    /// Why, and what mends it where that is known.
+    pub reason: String,
+}
+
+/// What an opening goes through, in this order.
+#[derive(Debug)]
+pub(crate) struct Chosen {
+    pub(crate) try_dm: bool,
+    /// Why FUSE is no way out; `None` if it is.
+    pub(crate) no_fuse: Option<String>,
+    pub(crate) not_possible: Vec<NotPossible>,
+}
+
+impl Chosen {
+    /// Notes that dm-crypt is not possible. An error if nothing else is left.
+    pub(crate) fn without_dm(&mut self, reason: String) -> Result<(), SessionError> {
+        self.try_dm = false;
+        if let Some(no_fuse) = &self.no_fuse {
+            let reason = if no_fuse.is_empty() { reason } else { format!("{reason} ({no_fuse})") };
+            return Err(SessionError::BackendNotPossible { backend: DM_CRYPT, reason });
+        }
+        self.not_possible.push(NotPossible { backend: DM_CRYPT.to_owned(), reason });
+        Ok(())
+    }
+}
+
+/// Chooses for `request`, before anybody is asked for a passphrase. `uuid` is the header's.
+pub(crate) fn choose(request: &OpenRequest, uuid: &str) -> Result<Chosen, SessionError> {
+    let only_dm = request.flags.options();
+    let mut only_fuse = Vec::new();
+    if request.no_loop {
+        only_fuse.push("--no-loop");
+    }
+    if request.threads != 0 {
+        only_fuse.push("--threads");
+    }
+    let refused = |backend, other: &str, options: &[&str]| {
+        let reason = format!("it has no {}; {other} has", options.join(", "));
+        Err(SessionError::BackendNotPossible { backend, reason })
+    };
+    let mut chosen = Chosen { try_dm: true, no_fuse: None, not_possible: Vec::new() };
+    match request.backend {
+        BackendChoice::Fuse if !only_dm.is_empty() => return refused(FUSE, DM_CRYPT, &only_dm),
+        BackendChoice::Dm if !only_fuse.is_empty() => return refused(DM_CRYPT, FUSE, &only_fuse),
+        BackendChoice::Fuse => {
+            chosen.try_dm = false;
+            return Ok(chosen);
+        }
+        BackendChoice::Dm => chosen.no_fuse = Some(String::new()),
+        BackendChoice::Auto if !only_dm.is_empty() => {
+            chosen.no_fuse = Some(format!("{FUSE} has no {}", only_dm.join(", ")));
+        }
+        BackendChoice::Auto => {}
+    }
+    if !only_fuse.is_empty() {
+        chosen.without_dm(format!("it has no {}", only_fuse.join(", ")))?;
+    } else if let Some(reason) = kernel::hindrance(&request.name, uuid) {
+        chosen.without_dm(reason)?;
+    }
+    Ok(chosen)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const UUID: &str = "7f0c9a4e-1234-4cde-8899-aabbccddeeff";
+
+    fn refusal(request: &OpenRequest) -> String {
+        choose(request, UUID).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn an_option_of_one_backend_is_refused_by_name_on_the_other() {
+        let mut request = OpenRequest::new("image", "name");
+        request.flags = MappingFlags { allow_discards: true, high_priority: true, ..MappingFlags::default() };
+        request.backend = BackendChoice::Fuse;
+        let words = refusal(&request);
+        assert!(words.contains("fuse cannot be used") && words.contains("--allow-discards, --perf-high_priority"));
+        let mut request = OpenRequest::new("image", "name");
+        request.backend = BackendChoice::Dm;
+        request.no_loop = true;
+        assert!(refusal(&request).contains("it has no --no-loop"));
+        request.backend = BackendChoice::Auto;
+        let chosen = choose(&request, UUID).unwrap();
+        assert!(!chosen.try_dm && chosen.not_possible[0].reason.contains("--no-loop"));
+        request.flags.allow_discards = true;
+        assert!(refusal(&request).contains("--allow-discards"), "two backends at once");
+    }
+
+    #[test]
+    fn fuse_by_name_is_taken_without_a_word_about_others() {
+        let mut request = OpenRequest::new("image", "name");
+        request.backend = BackendChoice::Fuse;
+        let chosen = choose(&request, UUID).unwrap();
+        assert!(!chosen.try_dm && chosen.no_fuse.is_none() && chosen.not_possible.is_empty());
+    }
+}

@@ -1,0 +1,86 @@
+//! Unlocking an open volume again: a table with another length or other flags, or a wiped key, needs the volume key anew.
+//!
+//! The header is read where the volume is: in the image of the entry if it still is that file, else on the device below
+//! the mapping, past the page cache. What is unlocked must be what is mapped, see [`target::recognised`].
+
+use std::path::{Path, PathBuf};
+
+use block::{Direct, FileDisk, OpenMode};
+use dmsetup::{CryptTable, CryptTarget};
+use luks::Container;
+use secret::{KeyProvider, KeyRequest, Purpose, Secret};
+
+use super::errors::session_error;
+use super::{Subject, below, target};
+use crate::container::{FileContainer, UnlockedKey, unlock_key};
+use crate::registry::identity;
+use crate::{FailureKind, SessionError, UnlockAgain};
+
+/// An active mapping with the container that it was made of.
+pub(super) struct Mapped<'a> {
+    subject: &'a Subject,
+    pub(super) live: CryptTable,
+    container: FileContainer,
+    again: &'a UnlockAgain,
+}
+
+impl<'a> Mapped<'a> {
+    /// Reads the live table and the header.
+    pub(super) fn read(subject: &'a Subject, again: &'a UnlockAgain) -> Result<Mapped<'a>, SessionError> {
+        let live = subject.found.mapping.table().map_err(|error| session_error(subject.name(), error))?;
+        let data = data_path(subject, &live)?;
+        let recorded = || subject.info().and_then(|info| info.header.clone());
+        let header = again.header.clone().or_else(recorded).unwrap_or_else(|| data.clone());
+        let header_disk = open(&header)?;
+        let data_disk = if header == data { header_disk.clone() } else { open(&data)? };
+        let container = Container::open(header_disk, data_disk, again.limits.clone())
+            .map_err(|source| SessionError::Luks { path: header, source })?;
+        Ok(Mapped { subject, live, container, again })
+    }
+
+    /// The key that `passphrase` opens, and the live target with its key reference anew.
+    pub(super) fn unlock(&self, passphrase: &Secret) -> Result<(UnlockedKey, CryptTarget), SessionError> {
+        let unlocked = unlock_key(&self.container, self.again.keyslot, passphrase).map_err(|failure| {
+            if failure.kind == FailureKind::NoKey {
+                SessionError::NoKey { tries: 1 }
+            } else {
+                SessionError::Refused(failure)
+            }
+        })?;
+        let target = target::recognised(&self.subject.found, &self.live, self.subject.info(), &unlocked)?;
+        Ok((unlocked, target))
+    }
+
+    /// As [`Mapped::unlock`], asking `keys` as often as it may.
+    pub(super) fn unlock_asking(&self, keys: &mut dyn KeyProvider) -> Result<(UnlockedKey, CryptTarget), SessionError> {
+        let tries = self.again.tries.max(1);
+        for attempt in 1..=tries {
+            let question = KeyRequest { volume: self.subject.name(), purpose: Purpose::Unlock, attempt };
+            let passphrase = keys
+                .key_for(&question)?
+                .ok_or_else(|| SessionError::NoKeySource { name: self.subject.name().to_owned() })?;
+            match self.unlock(&passphrase) {
+                Err(SessionError::NoKey { .. }) => log::info!("try {attempt} of {tries}: wrong passphrase"),
+                other => return other,
+            }
+        }
+        Err(SessionError::NoKey { tries })
+    }
+}
+
+fn data_path(subject: &Subject, live: &CryptTable) -> Result<PathBuf, SessionError> {
+    if let Some(info) = subject.info()
+        && identity(&info.image).is_ok_and(|now| now == info.identity)
+    {
+        return Ok(info.image.clone());
+    }
+    target::device(live).and_then(below::node).ok_or_else(|| SessionError::ForeignMapping {
+        name: subject.name().to_owned(),
+        what: "the device below it is not known".to_owned(),
+    })
+}
+
+fn open(path: &Path) -> Result<FileDisk, SessionError> {
+    let mode = OpenMode { read_only: true, direct: Direct::IfPossible, exclusive: false };
+    FileDisk::open(path, &mode).map_err(|source| SessionError::Block { path: path.to_path_buf(), source })
+}
