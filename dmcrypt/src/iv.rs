@@ -56,10 +56,17 @@ impl IvGenerator {
     pub(crate) fn fill(&self, first: u64, step: u64, ivs: &mut [[u8; 16]]) {
         numbers(first, step, self.number_mask().unwrap_or(u64::MAX), ivs);
         if let Self::Essiv(essiv) = self {
-            essiv.encrypt_with_backend(Ecb { blocks: Block::cast_slice_from_core_mut(ivs) });
+            encrypt(essiv, ivs);
             wipe::dead_stack();
         }
     }
+}
+
+/// Not inlined: the round keys that `aes` spreads over its frame would then lie in the caller's, out of reach of
+/// `wipe::dead_stack`. Compiled for one processor, nothing else keeps the compiler from it.
+#[inline(never)]
+fn encrypt(essiv: &Aes256Enc, ivs: &mut [[u8; 16]]) {
+    essiv.encrypt_with_backend(Ecb { blocks: Block::cast_slice_from_core_mut(ivs) });
 }
 
 /// `first`, `first + step`, …, wrapping at 2^64, only the bits in `mask`; little-endian, zero filled.

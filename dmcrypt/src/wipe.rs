@@ -8,7 +8,8 @@ use zeroize::optimization_barrier;
 use crate::lanes::Block;
 
 /// Larger than the deepest frame below a sector cipher: 15 round keys of 64 bytes, one batch of 64 blocks, spills.
-const DEAD_STACK_BYTES: usize = 8192;
+/// Without optimisations, every intermediate value of a kernel has a place of its own there.
+const DEAD_STACK_BYTES: usize = if cfg!(large_frames) { 48 << 10 } else { 8192 };
 
 /// Overwrites the blocks with zeros, for good.
 #[inline]
@@ -25,6 +26,7 @@ pub(crate) fn bytes(bytes: &mut [u8]) {
 
 /// Overwrites the stack below the caller's frame with zeros.
 #[inline(never)]
+#[allow(clippy::large_stack_arrays)] // the stack is what it is for
 pub(crate) fn dead_stack() {
     let area = [0_u8; DEAD_STACK_BYTES];
     optimization_barrier(&area);

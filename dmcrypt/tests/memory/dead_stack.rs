@@ -14,11 +14,13 @@ use sha2::{Digest, Sha256};
 
 use super::region::Region;
 use super::schedule::{Block, decrypting, doubled, encrypted, encrypting, xor};
-use super::{available, built, noise};
+use super::{SECTOR_SIZES, available, built, noise};
 
 const STACK_BYTES: usize = 512 << 10;
 /// What lies between the frame of the thread's start and that of the call.
 const DEPTH_BYTES: usize = 96 << 10;
+/// Where a frame that is aligned to 64 bytes may begin below one that is aligned to 16.
+const DISTANCES: usize = 4;
 
 /// A needle on the stack: how often, and how far below the caller's frame its deepest copy is.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -143,11 +145,14 @@ impl Needles {
 }
 
 /// Runs `call` far below the start of a thread on `stack`; that memory afterwards.
-fn stack_after(stack: &mut Region, call: impl FnOnce() + Send) -> DeadStack<'_> {
+///
+/// Frames of vector code are aligned to 64 bytes; the call comes from one that is aligned to 16 and at `distance` from such
+/// an address.
+fn stack_after(stack: &mut Region, distance: usize, call: impl FnOnce() + Send) -> DeadStack<'_> {
     /// Address of its frame's end, about.
     #[inline(never)]
     #[allow(clippy::large_stack_arrays)] // it is what this function is for
-    fn far_below(call: impl FnOnce()) -> usize {
+    fn far_below<const DEPTH_BYTES: usize>(call: impl FnOnce()) -> usize {
         let depth = [0_u8; DEPTH_BYTES];
         let end = black_box(&depth).as_ptr().addr();
         call();
@@ -156,15 +161,23 @@ fn stack_after(stack: &mut Region, call: impl FnOnce() + Send) -> DeadStack<'_> 
     }
     let mut caller = 0;
     stack.bytes().fill(0);
-    stack.run_on_it(|| caller = far_below(call));
+    stack.run_on_it(|| {
+        caller = match distance {
+            0 => far_below::<DEPTH_BYTES>(call),
+            1 => far_below::<{ DEPTH_BYTES + 16 }>(call),
+            2 => far_below::<{ DEPTH_BYTES + 32 }>(call),
+            _ => far_below::<{ DEPTH_BYTES + 48 }>(call),
+        }
+    });
     let memory = stack.bytes();
     DeadStack { caller_at: caller - memory.as_ptr().addr(), memory }
 }
 
 fn shapes(spec: &'static str, key_bytes: usize) -> Vec<(Shape, Needles)> {
     let mut shapes = Vec::new();
-    for sector_size in [SectorSize::S512, SectorSize::S4096] {
-        for sectors in [1, 7, 200] {
+    for sector_size in SECTOR_SIZES {
+        // In the own kernels one of each size of batch, and a sector alone.
+        for sectors in [1, 7, 20, 200] {
             let shape = Shape { spec, key: noise(key_bytes as u64 + 11, key_bytes), sector_size, sectors };
             let needles = shape.needles();
             shapes.push((shape, needles));
@@ -191,14 +204,16 @@ fn look_below(stack: &mut Region, kernel: Kernel, shape: &Shape, needles: &Needl
             *sectors = format!("{} × {}", shape.sectors, shape.sector_size.bytes());
         }
     };
-    look("encrypt", stack_after(stack, || cipher.encrypt(FIRST_SECTOR, &source, &mut target)));
-    look("encrypt_in_place", stack_after(stack, || cipher.encrypt_in_place(FIRST_SECTOR, &mut target)));
-    look("decrypt", stack_after(stack, || cipher.decrypt(FIRST_SECTOR, &source, &mut target)));
-    look("decrypt_in_place", stack_after(stack, || cipher.decrypt_in_place(FIRST_SECTOR, &mut target)));
+    for distance in 0..DISTANCES {
+        look("encrypt", stack_after(stack, distance, || cipher.encrypt(FIRST_SECTOR, &source, &mut target)));
+        look("encrypt_in_place", stack_after(stack, distance, || cipher.encrypt_in_place(FIRST_SECTOR, &mut target)));
+        look("decrypt", stack_after(stack, distance, || cipher.decrypt(FIRST_SECTOR, &source, &mut target)));
+        look("decrypt_in_place", stack_after(stack, distance, || cipher.decrypt_in_place(FIRST_SECTOR, &mut target)));
+    }
     if shape.sectors == 1 {
         let spec = CipherSpec::parse(shape.spec).unwrap();
         let build = || drop(dmcrypt::build_with(kernel, &spec, &shape.key, shape.sector_size).unwrap());
-        look("build", stack_after(stack, build));
+        look("build", stack_after(stack, 0, build));
     }
 }
 
@@ -264,8 +279,8 @@ fn what_is_left_behind_is_found() {
         (doubled(sector_tweak), "a tweak T"),
         (xor(doubled(doubled(sector_tweak)), last), "T ^ round key"),
     ] {
-        let found = needles.found_on(&stack_after(&mut stack, || spill(left)));
+        let found = needles.found_on(&stack_after(&mut stack, 0, || spill(left)));
         assert!(found.iter().any(|found| found.name == name && found.count >= 2), "{name}: {found:?}");
     }
-    assert_eq!(needles.found_on(&stack_after(&mut stack, || spill([0x77; 16]))), []);
+    assert_eq!(needles.found_on(&stack_after(&mut stack, 0, || spill([0x77; 16]))), []);
 }
