@@ -1,6 +1,10 @@
 //! How an open volume becomes a device: a file below FUSE, and for root a loop device on that file.
 //!
-//! Invariant: a backend is there whole or not at all; [`Backend::stop`] refuses a device in use and leaves it working.
+//! * A backend is there whole or not at all; [`Backend::stop`] refuses a device in use and leaves it working.
+//! * This process never asks its own mount: killed while it waits for itself, it could not end. The file below FUSE is known
+//!   by its path, as text. What has to do with the loop device above it (attaching opens the file, the driver asks for its
+//!   inode, a last close writes back) is done on a thread that does not keep the connection alive, see
+//!   [`apart_from_fuse`].
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,6 +14,7 @@ use std::time::{Duration, Instant};
 use block::{BlockErrorKind, BlockIo};
 use export::fuse::{ExportError, FuseExport, FuseOptions, serve};
 
+use crate::inherited::apart_from_fuse;
 use crate::run_dir::Entry;
 use crate::{Failure, FailureKind, busy};
 
@@ -59,7 +64,8 @@ impl Backend {
         let loop_device = if options.no_loop {
             None
         } else {
-            attach(export.file_path(), options.read_only, disk.geometry().logical_block).inspect_err(|_| {
+            let block_size_bytes = disk.geometry().logical_block;
+            apart(|| attach(export.file_path(), options.read_only, block_size_bytes)).inspect_err(|_| {
                 if let Err(error) = export.unmount() {
                     log::error!("{error}");
                 }
@@ -87,20 +93,26 @@ impl Backend {
         let until = Instant::now() + PASSER_BY_WAIT;
         loop {
             let users = self.users_now();
-            if users.is_empty() || Instant::now() >= until || busy::is_mounted(self.device()) {
+            if users.is_empty() || Instant::now() >= until || self.is_mounted() {
                 return users;
             }
             sleep(POLL);
         }
     }
 
+    /// A file is not mounted, only a loop device on it is.
+    fn is_mounted(&self) -> bool {
+        self.loop_device.as_deref().is_some_and(busy::is_mounted)
+    }
+
     fn users_now(&self) -> Vec<String> {
-        let mut users = busy::users(self.device(), None);
-        if let Some(device) = &self.loop_device {
-            users.extend(busy::users(self.export.file_path(), Some(device)));
-            if users.is_empty() && is_held(device) {
-                users.push("mounted or held exclusively (in another mount namespace?)".to_owned());
-            }
+        let mut users = self.loop_device.as_deref().map(busy::users).unwrap_or_default();
+        users.extend(busy::users_of_file(self.export.file_path(), self.loop_device.as_deref()));
+        if let Some(device) = &self.loop_device
+            && users.is_empty()
+            && apart(|| Ok(is_held(device))).unwrap_or(false)
+        {
+            users.push("mounted or held exclusively (in another mount namespace?)".to_owned());
         }
         users
     }
@@ -108,7 +120,7 @@ impl Backend {
     /// Takes the device away and waits until it is gone. `Ok(Some)` tells which writes were lost on the way.
     pub(crate) fn stop(&mut self) -> Result<Option<String>, Failure> {
         if let Some(device) = &self.loop_device {
-            detach(device)?;
+            apart(|| detach(device))?;
             self.loop_device = None;
         }
         // The device above it is gone already, so there is no way back that leaves a working volume: whoever still
@@ -126,6 +138,12 @@ impl Backend {
             Err(error) => Err(Failure::new(FailureKind::Fuse, error.to_string())),
         }
     }
+}
+
+/// Does what may have to wait for this process's own mount; see [`apart_from_fuse`].
+fn apart<T: Send>(work: impl FnOnce() -> Result<T, Failure> + Send) -> Result<T, Failure> {
+    apart_from_fuse(work)
+        .unwrap_or_else(|error| Err(Failure::new(FailureKind::System, format!("cannot start a thread: {error}"))))
 }
 
 fn fuse_failure(error: &ExportError) -> Failure {

@@ -13,10 +13,22 @@ const DESCRIPTORS_MAX: usize = 1 << 14;
 /// Users that are named.
 const NAMED_MAX: usize = 4;
 
-/// What uses `device` (a loop device of ours, or the disk file below FUSE), in words; empty if nothing that can be seen.
-pub(crate) fn users(device: &Path, ours: Option<&Path>) -> Vec<String> {
+/// What uses the block device `device`, in words; empty if nothing that can be seen.
+pub(crate) fn users(device: &Path) -> Vec<String> {
     let mut users = mounted(device);
-    for other in loops_on(device) {
+    for holder in holders(device) {
+        users.push(format!("{holder} is stacked on it"));
+    }
+    users.extend(users_of_file(device, None));
+    users.truncate(NAMED_MAX);
+    users
+}
+
+/// What has `file` open, besides the loop device `ours`. The file itself is never looked at: it may lie below a FUSE mount
+/// of this very process, which would wait for itself.
+pub(crate) fn users_of_file(file: &Path, ours: Option<&Path>) -> Vec<String> {
+    let mut users = Vec::new();
+    for other in loops_on(file) {
         if Some(other.as_path()) == ours {
             continue;
         }
@@ -24,10 +36,7 @@ pub(crate) fn users(device: &Path, ours: Option<&Path>) -> Vec<String> {
         users.push(format!("{} is attached to it", other.display()));
         users.extend(points);
     }
-    for holder in holders(device) {
-        users.push(format!("{holder} is stacked on it"));
-    }
-    users.extend(openers(device));
+    users.extend(openers(file));
     users.truncate(NAMED_MAX);
     users
 }
@@ -104,11 +113,11 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().canonicalize().unwrap().join("disk");
         std::fs::write(&path, b"x").unwrap();
-        assert!(users(&path, None).is_empty());
+        assert!(users_of_file(&path, None).is_empty());
         let ours = std::fs::File::open(&path).unwrap();
-        assert!(users(&path, None).is_empty(), "this process does not count");
+        assert!(users_of_file(&path, None).is_empty(), "this process does not count");
         let mut child = std::process::Command::new("sleep").arg("30").stdin(ours).spawn().unwrap();
-        let named = users(&path, None);
+        let named = users_of_file(&path, None);
         child.kill().unwrap();
         child.wait().unwrap();
         // Between fork and exec the child still has our name.

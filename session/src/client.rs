@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 use rustix::fs::{Mode, OFlags};
 use secret::Secret;
 
-use crate::SessionError;
 use crate::protocol::{Reply, Request, Wire, WireError};
 use crate::registry::{Liveness, liveness};
 use crate::run_dir::Entry;
+use crate::{SessionError, dying};
 
 const POLL: Duration = Duration::from_millis(10);
 /// A server takes a request off the socket at once.
@@ -71,6 +71,11 @@ impl Client {
         wait: Duration,
     ) -> Result<Reply, SessionError> {
         self.wire.send(request, secret, SEND_WAIT).map_err(|error| self.wire_error(error, SEND_WAIT))?;
+        // A server that is killed meanwhile and cannot end would keep its side open for ever.
+        let until = Instant::now() + wait;
+        while !self.wire.has_something() && Instant::now() < until {
+            dying::see_off(&self.entry)?;
+        }
         match self.wire.receive::<Reply>(wait) {
             Ok((Reply::Failed(failure), _)) => Err(SessionError::Refused(failure)),
             Ok((reply, _)) => Ok(reply),

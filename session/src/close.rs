@@ -20,7 +20,7 @@ use crate::registry::{Behind, Info, Liveness, RegistryLock, behind, liveness, wa
 use crate::run_dir::{Entry, RunDir};
 use crate::spawn::search_path;
 use crate::suspend::sync_device;
-use crate::{FailureKind, SessionError, busy, kernel, mount, mount_table};
+use crate::{FailureKind, SessionError, busy, dying, kernel, mount, mount_table};
 
 const CONNECT_WAIT: Duration = Duration::from_secs(10);
 /// A server that refuses to be closed a second time is about to end.
@@ -81,6 +81,7 @@ pub fn close(run: &RunDir, name: &str, options: &CloseOptions) -> Result<CloseRe
         Named::Entry(entry) => entry,
         Named::Foreign(subject) => return kernel::close(subject, options.deferred),
     };
+    dying::see_off(&entry)?;
     match behind(&entry)? {
         Behind::Nothing => match Subject::foreign(name)? {
             Some(subject) => kernel::close(subject, options.deferred),
@@ -189,7 +190,7 @@ fn detach(entry: &Entry, device: &Path) -> Result<(), SessionError> {
 
 /// Ends the FUSE mounts on `folder` whose server is dead. Forced, so that requests that still wait for an answer fail, and
 /// lazy, because a process may sit in it; nothing of it can reach the image any more.
-fn unmount_dead(folder: &Path) -> Result<(), SessionError> {
+pub(crate) fn unmount_dead(folder: &Path) -> Result<(), SessionError> {
     for _ in 0..STACKED_MAX {
         if mount_table::mounted_on(folder)?.is_none() {
             return Ok(());

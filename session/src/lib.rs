@@ -7,7 +7,7 @@
 //!   wipe-on-fork key pages as zeros and encrypt with a zero key), which hardens itself before its first secret and
 //!   unlocks itself with the passphrase that arrives over its control socket.
 //! * `RUN/NAME/lock` held means the server lives; there is no pid file. A server that died leaves `RUN/NAME` behind,
-//!   [`status`] says so and [`close`] cleans up.
+//!   [`status`] says so and [`close`] cleans up. One that was killed and cannot end is helped to.
 //! * [`close`] returns after the data is flushed, the device gone, the keys wiped and the server's lock free.
 #![deny(unsafe_code)]
 
@@ -21,6 +21,7 @@ mod close;
 mod container;
 mod cpu;
 pub mod doctor;
+mod dying;
 pub mod env;
 pub mod error;
 mod harden;

@@ -20,7 +20,7 @@ use crate::protocol::{LimitsOrder, Reply, Request, UnlockOrder};
 use crate::registry::{Behind, Liveness, RegistryLock, behind, holder_of, identity, liveness, wait_until_free};
 use crate::run_dir::{Entry, RunDir};
 use crate::spawn::{ServerCommand, Spawned, spawn};
-use crate::{BackendChoice, FailureKind, MappingFlags, NotPossible, SessionError, State, kernel};
+use crate::{BackendChoice, FailureKind, MappingFlags, NotPossible, SessionError, State, dying, kernel};
 
 /// From exec to listening; a loaded machine needs a second.
 const START_WAIT: Duration = Duration::from_secs(30);
@@ -116,6 +116,7 @@ pub fn open(
     let order = order(request)?;
     // Everything that can be refused is refused before anybody is asked for a passphrase.
     let image_identity = identity(&order.image)?;
+    dying::see_off(&entry)?;
     settle(run, &entry)?;
     kernel::tidy(run, &entry)?;
     check_free(run, &entry, &order.image, &image_identity)?;

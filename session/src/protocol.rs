@@ -233,6 +233,14 @@ impl Wire {
         Ok(())
     }
 
+    /// Whether there is something to read, or the end of the connection; waits for it a little.
+    pub(crate) fn has_something(&self) -> bool {
+        use rustix::event::{PollFd, PollFlags, Timespec, poll};
+        let mut fds = [PollFd::new(&self.stream, PollFlags::IN | PollFlags::RDHUP)];
+        let tick = Timespec { tv_sec: 1, tv_nsec: 0 };
+        matches!(poll(&mut fds, Some(&tick)), Ok(1..))
+    }
+
     /// Whether the other side has hung up. Unread bytes stay where they are.
     pub(crate) fn peer_is_gone(&self) -> bool {
         use rustix::event::{PollFd, PollFlags, Timespec, poll};

@@ -13,7 +13,7 @@ use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
 use crate::run_dir::{Entry, RunDir, replace_file};
-use crate::{SessionError, kernel};
+use crate::{SessionError, dying, kernel};
 
 const POLL: Duration = Duration::from_millis(10);
 /// Names are claimed and leftovers cleaned in well under this.
@@ -76,6 +76,9 @@ pub(crate) fn claim(entry: &Entry) -> Result<File, SessionError> {
     // A `status` of another process may hold it shared for a moment.
     let wait = Duration::from_secs(2);
     if lock_within(&file, FlockOperation::NonBlockingLockExclusive, wait, &entry.folder)? {
+        if let Err(error) = dying::sign(&file) {
+            log::warn!("{} stays unsigned: {error}", entry.folder.join("lock").display());
+        }
         return Ok(file);
     }
     Err(SessionError::AlreadyOpen { name: entry.name.to_string() })

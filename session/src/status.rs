@@ -12,7 +12,7 @@ use crate::mount_table;
 use crate::protocol::{Reply, Request};
 use crate::registry::{Behind, Info, Liveness, RegistryLock, behind, liveness};
 use crate::run_dir::{Entry, RunDir};
-use crate::{SessionError, mount};
+use crate::{SessionError, dying, mount};
 
 /// A server answers this from memory, whatever else it does.
 const STATUS_WAIT: Duration = Duration::from_secs(10);
@@ -200,6 +200,9 @@ fn of_mapping(entry: &Entry, info: &Info) -> Result<Option<Status>, SessionError
 }
 
 fn of_live(entry: &Entry) -> Result<Option<Status>, SessionError> {
+    if dying::is_dying(entry) {
+        return Ok(Some(of_dead(entry)));
+    }
     let answer =
         Client::connect(entry, STATUS_WAIT).and_then(|mut client| client.call(Request::Status, None, STATUS_WAIT));
     match answer {

@@ -320,6 +320,10 @@ fn sequence(rig: &Rig, random: &mut Random, number: u64) {
                 let (options, flags) = some_flags(random);
                 eprint!(", {tool:?} refreshes with {options:?}");
                 shared.flags = flags;
+                if tool == Backend::Cryptsetup {
+                    // Its refresh makes a mapping as long as the data again; ours keeps what it was resized to.
+                    shared.size_bytes = DATA_BYTES;
+                }
                 shared.tool(tool, &[&["refresh"], &options[..], &[NAME]].concat(), true);
             }
         }

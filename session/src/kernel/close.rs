@@ -64,8 +64,8 @@ fn in_use(subject: &Subject, how: &str, lost: Option<String>) -> SessionError {
 fn users(subject: &Subject) -> Vec<String> {
     // With udev the first is the device, without it both are.
     let node = PathBuf::from(format!("/dev/dm-{}", subject.found.info.device.minor));
-    let mut users = busy::users(&node, None);
-    for user in busy::users(&subject.found.mapping.device_path(), None) {
+    let mut users = busy::users(&node);
+    for user in busy::users(&subject.found.mapping.device_path()) {
         if !users.contains(&user) {
             users.push(user);
         }
