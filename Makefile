@@ -32,7 +32,7 @@ test: ## every check and every test
 	tests/setup test
 	env --default-signal tests/run
 
-test-vm: ## luksctl on a stock kernel, in a virtual machine (part of test)
+test-vm: ## luksctl on a stock kernel, in a virtual machine; LUKS_VM_LANE=1 make test takes it along
 	tests/setup vm
 	env --default-signal tests/vm/run quick
 
