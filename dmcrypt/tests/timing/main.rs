@@ -3,7 +3,7 @@
 //! Two classes of calls, one with a fixed value and one with random values of what is examined, mixed at random; Welch's
 //! t-test asks whether their times have different means. No time is asserted, only that no dependence is to be seen:
 //! |t| < 10 in at least one of three campaigns. Chance reaches 10 once in 10^15 campaigns, a true leak grows with the
-//! number of batches and shows in all three. A call that spends a few nanoseconds more on one bit must be found.
+//! number of batches and shows in all three. A call that spends some tens of nanoseconds more on one bit must be found.
 //!
 //! `DMCRYPT_TIMING_BATCHES` sets the length of a campaign; `make timing` runs long ones.
 //!
