@@ -7,10 +7,14 @@
 //! `PROPTEST_CASES` sets the number of random cases, `DMCRYPT_SWEEP_STEP` takes every n-th count: for emulated machines.
 #![allow(clippy::unwrap_used, clippy::panic)] // a test may
 
+#[path = "support/noise.rs"]
+mod noise;
+
 use aes::cipher::consts::U16;
 use aes::cipher::{Block, BlockCipherDecrypt, BlockCipherEncrypt, BlockSizeUser, KeyInit};
 use aes::{Aes128, Aes192, Aes256};
 use dmcrypt::{CipherSpec, Kernel, SectorCipher, SectorSize};
+use noise::noise;
 use proptest::prelude::*;
 use sha2::{Digest, Sha256};
 use xts_mode::Xts128;
@@ -51,19 +55,6 @@ fn cases() -> impl Strategy<Value = Case> {
             plain,
         })
     })
-}
-
-/// xorshift64: enough to tell every block from every other.
-fn noise(seed: u64, len_bytes: usize) -> Vec<u8> {
-    let mut state = seed | 1;
-    (0..len_bytes)
-        .map(|_| {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            state.to_le_bytes()[3]
-        })
-        .collect()
 }
 
 /// The IV block as the kernel's document words it.

@@ -10,8 +10,7 @@ const MAX_FUNCTION_LINES: usize = 70;
 
 /// The only files with `unsafe` in them; `dmcrypt/src/arch/` is for hand-written kernels.
 const UNSAFE_FILES: &[&str] = &[
-    "bench/rivals/src/aws_lc.rs",
-    "bench/rivals/src/openssl.rs",
+    "bench/rivals/src/evp.rs",
     "bench/src/limit.rs",
     "dmcrypt/tests/memory/region.rs",
     "dmsetup/src/dm_ioctl.rs",

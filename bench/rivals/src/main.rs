@@ -6,6 +6,7 @@
 #[allow(unsafe_code)]
 mod aws_lc;
 mod cases;
+mod evp;
 #[allow(unsafe_code)]
 mod openssl;
 mod report;

@@ -7,10 +7,13 @@
 
 mod dead_stack;
 mod guard;
+#[path = "../support/noise.rs"]
+mod noise;
 mod region;
 mod schedule;
 
 use dmcrypt::{CipherSpec, Kernel, SectorCipher, SectorSize};
+use noise::noise;
 
 const SECTOR_SIZES: [SectorSize; 4] = [SectorSize::S512, SectorSize::S1024, SectorSize::S2048, SectorSize::S4096];
 
@@ -20,17 +23,4 @@ fn available() -> impl Iterator<Item = Kernel> {
 
 fn built(kernel: Kernel, spec: &str, key: &[u8], sector_size: SectorSize) -> Box<dyn SectorCipher> {
     dmcrypt::build_with(kernel, &CipherSpec::parse(spec).unwrap(), key, sector_size).unwrap()
-}
-
-/// xorshift64: no two blocks alike, and no zeros to speak of.
-fn noise(seed: u64, len_bytes: usize) -> Vec<u8> {
-    let mut state = seed | 1;
-    (0..len_bytes)
-        .map(|_| {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            state.to_le_bytes()[3]
-        })
-        .collect()
 }
