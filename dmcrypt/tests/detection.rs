@@ -18,7 +18,7 @@ fn needs(kernel: Kernel) -> &'static [&'static str] {
         Kernel::Portable => &[],
         Kernel::AesNi => &["aes", "avx"],
         Kernel::Vaes256 => &["aes", "avx2", "vaes"],
-        Kernel::Vaes512 => &["aes", "avx2", "fma", "f16c", "vaes", "gfni", "avx512f", "avx512bw", "avx512_vbmi2"],
+        Kernel::Vaes512 => &["aes", "avx2", "fma", "f16c", "vaes", "gfni", "avx512f", "avx512bw"],
         other => panic!("{other}: what does it need?"),
     }
 }
@@ -74,7 +74,7 @@ fn included(features: &str) -> Vec<String> {
     assert!(output.status.success(), "{output:?}");
     let cfg = String::from_utf8(output.stdout).unwrap();
     let names = cfg.lines().filter_map(|line| line.strip_prefix("target_feature=\"")?.strip_suffix('"'));
-    names.map(|name| name.replace("avx512vbmi2", "avx512_vbmi2")).collect()
+    names.map(str::to_owned).collect()
 }
 
 /// To the compiler AVX-512 includes FMA, for one; a processor or a hypervisor need not see it that way.

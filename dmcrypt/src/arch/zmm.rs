@@ -22,12 +22,12 @@ use super::schedule::{Block, Schedule, opaque};
 use super::xts::{Instructions, SPARE_TWEAKS};
 use tweaks::{Bases, Masks, VECTORS, broadcast, load, next, prepare, xor3};
 
-cpufeatures::new!(zmm, "aes", "avx2", "fma", "avx512f", "avx512bw", "avx512vbmi2", "gfni", "vaes");
+cpufeatures::new!(zmm, "aes", "avx2", "fma", "avx512f", "avx512bw", "gfni", "vaes");
 
 /// Larger than the frames of `run`, `single` and `ecb`.
 const STACK_BYTES: usize = 3584;
 
-/// Witness of a machine with VAES, GFNI and AVX-512 (F, BW, VBMI2).
+/// Witness of a machine with VAES, GFNI and AVX-512 (F, BW).
 #[derive(Clone, Copy)]
 pub(crate) struct Zmm(());
 
@@ -158,7 +158,7 @@ impl Pass<'_> {
     /// One group of 1 KiB under `masks`, while `following` becomes the masks of the next. Not inlined: what the compiler
     /// keeps on the stack then is little, and `wipe_stack` reaches it.
     #[inline(never)]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vbmi2,gfni,vaes")]
+    #[target_feature(enable = "avx512f,avx512bw,gfni,vaes")]
     fn group<const ENCRYPT: bool, const LONG: bool, const NEXT: u8>(
         &self,
         bases: &mut Bases,
@@ -224,7 +224,7 @@ impl Pass<'_> {
 
     /// One sector of 512 bytes, on its own.
     #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vbmi2,gfni,vaes")]
+    #[target_feature(enable = "avx512f,avx512bw,gfni,vaes")]
     fn single<const ENCRYPT: bool, const LONG: bool>(&self, tweak: __m512i, mut io: InOut<'_, '_, Array<u8, U512>>) {
         let keys = opaque(self.keys);
         let mut bases = Bases::zero();
@@ -262,7 +262,7 @@ impl Pass<'_> {
 }
 
 /// One sector of 512 bytes, whose IV is still to be encrypted: nothing but registers.
-#[target_feature(enable = "avx512f,avx512bw,avx512vbmi2,gfni,vaes")]
+#[target_feature(enable = "avx512f,avx512bw,gfni,vaes")]
 fn single<const ENCRYPT: bool, const LONG: bool>(
     schedule: &Schedule,
     tweak_schedule: &Schedule,
@@ -285,7 +285,7 @@ fn wipe_stack() {
 }
 
 /// All sectors of `io` under their encrypted IVs. `tweaks` has two blocks more than there are sectors.
-#[target_feature(enable = "avx512f,avx512bw,avx512vbmi2,gfni,vaes")]
+#[target_feature(enable = "avx512f,avx512bw,gfni,vaes")]
 fn run<const ENCRYPT: bool, const LONG: bool>(
     schedule: &Schedule,
     tweaks: &[Block],

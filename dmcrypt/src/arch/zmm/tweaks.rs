@@ -7,9 +7,9 @@
 
 use std::arch::x86_64::{
     __m512i, _mm_loadu_si128, _mm512_alignr_epi8, _mm512_broadcast_i32x4, _mm512_gf2p8affine_epi64_epi8,
-    _mm512_loadu_si512, _mm512_maskz_srli_epi64, _mm512_maskz_srlv_epi64, _mm512_permutexvar_epi16, _mm512_set_epi64,
-    _mm512_set1_epi64, _mm512_setzero_si512, _mm512_shldi_epi64, _mm512_shldv_epi64, _mm512_shuffle_epi8,
-    _mm512_shuffle_epi32, _mm512_ternarylogic_epi64, _mm512_xor_si512,
+    _mm512_loadu_si512, _mm512_maskz_mov_epi64, _mm512_permutexvar_epi16, _mm512_set_epi64, _mm512_set1_epi64,
+    _mm512_setzero_si512, _mm512_shuffle_epi8, _mm512_shuffle_epi32, _mm512_slli_epi64, _mm512_sllv_epi64,
+    _mm512_srli_epi64, _mm512_srlv_epi64, _mm512_ternarylogic_epi64, _mm512_xor_si512,
 };
 
 use super::super::schedule::Block;
@@ -112,33 +112,38 @@ static TOP_BYTES: [[u8; 64]; 16] = {
     shuffles
 };
 
-/// Adds what left the low bits: `shifted` ^ `carry` · (x^7 + x^2 + x) in each block; the shift that made `shifted` has
-/// brought in `carry` itself. `carry` has at most five bits.
+/// The low and the high half of each block change places.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn halves_swapped(blocks: __m512i) -> __m512i {
+    _mm512_shuffle_epi32::<0b0100_1110>(blocks)
+}
+
+/// Blocks shifted by up to five bits: `up` are their halves shifted up, `down` what went out of the other half each. What
+/// went out at the top also comes back times x^7 + x^2 + x.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
-fn reduced(shifted: __m512i, carry: __m512i) -> __m512i {
+fn shifted_bits(up: __m512i, down: __m512i) -> __m512i {
     // SAFETY: reads the table's 64 bytes; the instruction takes any alignment.
     let products = unsafe { _mm512_loadu_si512(PRODUCTS.as_ptr().cast()) };
-    _mm512_xor_si512(shifted, _mm512_permutexvar_epi16(carry, products))
+    let carry = _mm512_maskz_mov_epi64(0b0101_0101, down);
+    xor3(up, down, _mm512_permutexvar_epi16(carry, products))
 }
 
 /// T, T·x, T·x^2, T·x^3, of four times T.
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vbmi2")]
+#[target_feature(enable = "avx512f,avx512bw")]
 fn even_base(tweak: __m512i) -> __m512i {
-    let halves_swapped = _mm512_shuffle_epi32::<0b0100_1110>(tweak);
-    let shifted = _mm512_shldv_epi64(tweak, halves_swapped, _mm512_set_epi64(3, 3, 2, 2, 1, 1, 0, 0));
+    let up = _mm512_sllv_epi64(tweak, _mm512_set_epi64(3, 3, 2, 2, 1, 1, 0, 0));
     let down = _mm512_set_epi64(61, 61, 62, 62, 63, 63, 64, 64);
-    reduced(shifted, _mm512_maskz_srlv_epi64(0b0101_0101, halves_swapped, down))
+    shifted_bits(up, _mm512_srlv_epi64(halves_swapped(tweak), down))
 }
 
 /// x^4 times the even base.
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vbmi2")]
+#[target_feature(enable = "avx512f,avx512bw")]
 fn odd_base(even: __m512i) -> __m512i {
-    let halves_swapped = _mm512_shuffle_epi32::<0b0100_1110>(even);
-    let shifted = _mm512_shldi_epi64::<4>(even, halves_swapped);
-    reduced(shifted, _mm512_maskz_srli_epi64::<60>(0b0101_0101, halves_swapped))
+    shifted_bits(_mm512_slli_epi64::<4>(even), _mm512_srli_epi64::<60>(halves_swapped(even)))
 }
 
 /// `plus` ^ `base`·x^(8·K), from the base and its products.
@@ -176,7 +181,7 @@ impl Bases {
     }
 
     #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vbmi2")]
+    #[target_feature(enable = "avx512f,avx512bw")]
     pub(super) fn start<const ODD: usize>(&mut self, tweak: __m512i) {
         self.base[ODD] = if ODD == 0 { even_base(tweak) } else { odd_base(self.base[0]) };
     }
@@ -206,7 +211,7 @@ impl Bases {
 
 /// One of the 24 steps in which the masks of the next group are computed: the bases, then a vector each.
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vbmi2,gfni")]
+#[target_feature(enable = "avx512f,avx512bw,gfni")]
 pub(super) fn prepare<const NEXT: u8, const STEP: usize>(
     bases: &mut Bases,
     tweaks: &[Block; 2],
