@@ -1,9 +1,11 @@
 //! XTS-AES over runs of sectors on a kernel of our own: IVs, batches, wiping. Infallible, no allocation.
 
-use std::mem::size_of;
+use std::mem::MaybeUninit;
+use std::slice;
 
 use cipher::inout::InOutBuf;
 use secret::Locked;
+use zeroize::optimization_barrier;
 
 use super::schedule::{Block, Schedule};
 use crate::iv::{IvGenerator, numbers};
@@ -19,6 +21,25 @@ const SHORT_SECTORS: usize = 8;
 const MEDIUM_SECTORS: usize = 32;
 /// Tweaks that a kernel may look at behind the last sector's.
 pub(super) const SPARE_TWEAKS: usize = 2;
+
+/// Four blocks: a vector of the widest kernel, where its loads and stores like it to be.
+#[repr(C, align(64))]
+#[derive(Clone, Copy)]
+pub(crate) struct Quad([Block; 4]);
+
+impl Quad {
+    const ZERO: Quad = Quad([[0; 16]; 4]);
+
+    /// The same memory, block by block.
+    ///
+    /// # Safety
+    /// All of `quads` have been written.
+    pub(super) unsafe fn blocks(quads: &mut [MaybeUninit<Quad>]) -> &mut [Block] {
+        const { assert!(size_of::<Quad>() == 4 * size_of::<Block>()) };
+        // SAFETY: a `Quad` is four blocks and nothing else, all of them have values, and what is returned borrows them.
+        unsafe { slice::from_raw_parts_mut(quads.as_mut_ptr().cast(), 4 * quads.len()) }
+    }
+}
 
 /// AES in one instruction set. A value is a witness that the machine has it.
 pub(crate) trait Instructions: Copy + Send + Sync {
@@ -56,6 +77,16 @@ pub(crate) trait Instructions: Copy + Send + Sync {
         sector_bytes: usize,
         io: InOutBuf<'_, '_, u8>,
     );
+
+    /// Overwrites all of `quads` with zeros, for good.
+    fn cleared(self, quads: &mut [MaybeUninit<Quad>]) -> &mut [Block] {
+        for quad in &mut *quads {
+            quad.write(Quad::ZERO);
+        }
+        optimization_barrier(quads);
+        // SAFETY: each has just been written.
+        unsafe { Quad::blocks(quads) }
+    }
 
     /// Overwrites the stack below the caller's frame, as far as the other functions have used it. With vector stores:
     /// `memset` would take as long as a sector.
@@ -101,11 +132,11 @@ impl<I: Instructions> Xts<I> {
             wipe::bytes(&mut iv[0]);
             self.wipe_stack();
         } else if io.len() <= SHORT_SECTORS * sector_bytes {
-            self.batches::<ENCRYPT, { SHORT_SECTORS + 4 }>(iv_sector, io);
+            self.batches::<ENCRYPT, { SHORT_SECTORS / 4 + 1 }>(iv_sector, io);
         } else if io.len() <= MEDIUM_SECTORS * sector_bytes {
-            self.batches::<ENCRYPT, { MEDIUM_SECTORS + 4 }>(iv_sector, io);
+            self.batches::<ENCRYPT, { MEDIUM_SECTORS / 4 + 1 }>(iv_sector, io);
         } else {
-            self.batches::<ENCRYPT, { BATCH_SECTORS + 4 }>(iv_sector, io);
+            self.batches::<ENCRYPT, { BATCH_SECTORS / 4 + 1 }>(iv_sector, io);
         }
     }
 
@@ -117,17 +148,18 @@ impl<I: Instructions> Xts<I> {
         }
     }
 
-    /// `TWEAKS` is four more than the sectors of a batch: whole vectors, and room for the spare ones.
-    fn batches<const ENCRYPT: bool, const TWEAKS: usize>(&self, iv_sector: u64, mut io: InOutBuf<'_, '_, u8>) {
-        const { assert!(SPARE_TWEAKS <= 4 && TWEAKS.is_multiple_of(4) && size_of::<Block>() == 16) };
+    /// `QUADS` have the tweaks of a batch, one for each sector, and in the last one the spare ones.
+    fn batches<const ENCRYPT: bool, const QUADS: usize>(&self, iv_sector: u64, mut io: InOutBuf<'_, '_, u8>) {
+        const { assert!(SPARE_TWEAKS <= 4) };
         let sector_bytes = self.sector_size.len_bytes();
         let step = self.sector_size.iv_step();
         let [encrypting, decrypting, tweak] = &self.keys.schedules;
         let data = if ENCRYPT { encrypting } else { decrypting };
-        let mut tweaks = [[0; 16]; TWEAKS];
+        let mut quads = [const { MaybeUninit::uninit() }; QUADS];
+        let tweaks = self.instructions.cleared(&mut quads);
         let mut number = iv_sector;
         while !io.is_empty() {
-            let len_bytes = io.len().min((TWEAKS - 4) * sector_bytes);
+            let len_bytes = io.len().min(4 * (QUADS - 1) * sector_bytes);
             let (batch, rest) = io.split_at(len_bytes);
             io = rest;
             let sectors = batch.len() / sector_bytes;
@@ -142,7 +174,7 @@ impl<I: Instructions> Xts<I> {
             number = number.wrapping_add(step * sectors as u64);
             self.instructions.run::<ENCRYPT>(data, &tweaks[..sectors + SPARE_TWEAKS], sector_bytes, batch);
         }
-        wipe::bytes(tweaks.as_flattened_mut());
+        self.instructions.cleared(&mut quads);
         self.wipe_stack();
     }
 }

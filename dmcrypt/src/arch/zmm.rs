@@ -19,7 +19,7 @@ use cipher::inout::{InOut, InOutBuf};
 
 use super::prefetch::{PREFETCH_BYTES, prefetch};
 use super::schedule::{Block, Schedule, opaque};
-use super::xts::{Instructions, SPARE_TWEAKS};
+use super::xts::{Instructions, Quad, SPARE_TWEAKS};
 use tweaks::{Bases, Masks, VECTORS, broadcast, load, next, prepare, xor3};
 
 cpufeatures::new!(zmm, "aes", "avx2", "fma", "avx512f", "avx512bw", "gfni", "vaes");
@@ -79,6 +79,11 @@ impl Instructions for Zmm {
                 }
             }
         }
+    }
+
+    fn cleared(self, quads: &mut [MaybeUninit<Quad>]) -> &mut [Block] {
+        // SAFETY: `self` is a witness of these instructions.
+        unsafe { cleared(quads) }
     }
 
     fn wipe_stack(self) {
@@ -271,6 +276,17 @@ fn single<const ENCRYPT: bool, const LONG: bool>(
 ) {
     let [tweak] = encrypted::<1, LONG>(tweak_schedule, [broadcast(iv)]);
     Pass::new::<LONG>(schedule).single::<ENCRYPT, LONG>(tweak, io);
+}
+
+/// With vector stores: `memset` takes as long for the tweaks of 64 KiB as the rounds of a sector.
+#[target_feature(enable = "avx512f")]
+fn cleared(quads: &mut [MaybeUninit<Quad>]) -> &mut [Block] {
+    for quad in &mut *quads {
+        // SAFETY: a valid place of 64 bytes, aligned to as many.
+        unsafe { quad.as_mut_ptr().cast::<__m512i>().write_volatile(_mm512_setzero_si512()) };
+    }
+    // SAFETY: each has just been written, and zeros are a value of this type.
+    unsafe { Quad::blocks(quads) }
 }
 
 /// Overwrites what `run`, with two sets of masks and the bases, and `ecb` have used of the stack.
