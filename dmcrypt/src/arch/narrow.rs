@@ -71,7 +71,7 @@ macro_rules! narrow_kernel {
         #[inline]
         #[target_feature(enable = $features)]
         fn group<const ENCRYPT: bool, const LONG: bool, const FRESH: bool>(
-            keys: &[Block; 15],
+            keys: &[Quad; 15],
             masks: &Masks,
             next: &mut Masks,
             tweaks: &mut Tweaks,
@@ -81,15 +81,15 @@ macro_rules! narrow_kernel {
             let keys = opaque(keys);
             let ahead = io.get_in().as_ptr().wrapping_add(PREFETCH_BYTES);
             let source = io.get_in().as_slice().as_chunks::<$vector_bytes>().0;
-            let last_key = broadcast(&keys[if LONG { 14 } else { 10 }]);
-            let whitening = xor(last_key, broadcast(&keys[0]));
+            let last_key = broadcast(keys[if LONG { 14 } else { 10 }].block());
+            let whitening = xor(last_key, broadcast(keys[0].block()));
             let mut states = [whitening; VECTORS];
             for i in 0..VECTORS {
                 states[i] = xor(xor(load(&source[i]), whitening), masks[i]);
             }
             macro_rules! step {
                 ($number:literal) => {
-                    let key = broadcast(&keys[$number]);
+                    let key = broadcast(keys[$number].block());
                     if 64 * $number <= $vector_bytes * VECTORS {
                         prefetch(ahead.wrapping_add(64 * ($number - 1)));
                     }
@@ -98,7 +98,7 @@ macro_rules! narrow_kernel {
                     }
                     pin!(states);
                     if $number <= 9 {
-                        tweaks.prepare::<$number, FRESH>(sector, next, &keys[if LONG { 14 } else { 10 }]);
+                        tweaks.prepare::<$number, FRESH>(sector, next, keys[if LONG { 14 } else { 10 }].block());
                     }
                 };
             }
@@ -123,7 +123,7 @@ macro_rules! narrow_kernel {
             io: InOutBuf<'_, '_, u8>,
         ) {
             let keys = schedule.keys();
-            let last_key = &keys[if LONG { 14 } else { 10 }];
+            let last_key = keys[if LONG { 14 } else { 10 }].block();
             let groups_per_sector = sector_bytes / ($vector_bytes * VECTORS);
             let mut masks = [[broadcast(last_key); VECTORS]; 2];
             let [present, next] = &mut masks;
@@ -182,18 +182,18 @@ macro_rules! narrow_kernel {
         #[target_feature(enable = $features)]
         fn ecb_group<const N: usize, const LONG: bool>(schedule: &Schedule, vectors: &mut [[u8; $vector_bytes]; N]) {
             let keys = opaque(schedule.keys());
-            let mut states = [broadcast(&keys[0]); N];
+            let mut states = [broadcast(keys[0].block()); N];
             for (state, bytes) in states.iter_mut().zip(&*vectors) {
                 *state = xor(*state, load(bytes));
             }
             let rounds = if LONG { 14 } else { 10 };
             for key in &keys[1..rounds] {
-                let key = broadcast(key);
+                let key = broadcast(key.block());
                 for state in &mut states {
                     *state = round::<true>(*state, key);
                 }
             }
-            let last_key = broadcast(&keys[rounds]);
+            let last_key = broadcast(keys[rounds].block());
             for (state, bytes) in states.iter().zip(vectors) {
                 store(bytes, last_round::<true>(*state, last_key));
             }

@@ -4,6 +4,8 @@ use std::arch::x86_64::{
     __m128i, _mm_aesimc_si128, _mm_aeskeygenassist_si128, _mm_cvtsi128_si32, _mm_loadu_si128, _mm_set1_epi32,
     _mm_storeu_si128,
 };
+use std::mem::MaybeUninit;
+use std::slice;
 
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
@@ -13,10 +15,37 @@ pub(crate) type Block = [u8; 16];
 /// Round keys of AES-256; AES-128 has 11.
 const MAX_ROUND_KEYS: usize = 15;
 
-/// The round keys of one key in one direction, in the order in which the rounds use them.
+/// Four blocks: a vector of the widest kernel, where its loads and stores like it to be.
+#[repr(C, align(64))]
+#[derive(Clone, Copy, Zeroize)]
+pub(crate) struct Quad([Block; 4]);
+
+impl Quad {
+    pub(super) const ZERO: Quad = Quad([[0; 16]; 4]);
+
+    /// One of four that are alike.
+    #[inline]
+    pub(super) fn block(&self) -> &Block {
+        &self.0[0]
+    }
+
+    /// The same memory, block by block.
+    ///
+    /// # Safety
+    /// All of `quads` have been written.
+    #[inline]
+    pub(super) unsafe fn blocks(quads: &mut [MaybeUninit<Quad>]) -> &mut [Block] {
+        const { assert!(size_of::<Quad>() == 4 * size_of::<Block>()) };
+        // SAFETY: a `Quad` is four blocks and nothing else, all of them have values, and what is returned borrows them.
+        unsafe { slice::from_raw_parts_mut(quads.as_mut_ptr().cast(), 4 * quads.len()) }
+    }
+}
+
+/// The round keys of one key in one direction, in the order in which the rounds use them. Four times each: to spread a
+/// block over a wide register takes a slot that the rounds compete for.
 #[derive(Zeroize, ZeroizeOnDrop)]
 pub(crate) struct Schedule {
-    keys: [Block; MAX_ROUND_KEYS],
+    keys: [Quad; MAX_ROUND_KEYS],
     rounds: usize,
 }
 
@@ -26,8 +55,8 @@ impl Schedule {
     pub(super) fn encrypting(key: &[u8]) -> Schedule {
         let key_words = key.len() / 4;
         let rounds = key_words + 6;
-        let mut schedule = Schedule { keys: [[0; 16]; MAX_ROUND_KEYS], rounds };
-        let bytes = schedule.keys.as_flattened_mut();
+        let mut expanded = [[0; 16]; MAX_ROUND_KEYS];
+        let bytes = expanded.as_flattened_mut();
         bytes[..key.len()].copy_from_slice(key);
         let mut round_constant = 1;
         for word in key_words..4 * (rounds + 1) {
@@ -42,6 +71,8 @@ impl Schedule {
             next ^= word_at(bytes, word - key_words);
             bytes[4 * word..][..4].copy_from_slice(&next.to_le_bytes());
         }
+        let schedule = Schedule { keys: expanded.map(|key| Quad([key; 4])), rounds };
+        expanded.zeroize();
         schedule
     }
 
@@ -52,7 +83,9 @@ impl Schedule {
         let rounds = schedule.rounds;
         schedule.keys[..=rounds].reverse();
         for key in &mut schedule.keys[1..rounds] {
-            store(key, _mm_aesimc_si128(load(key)));
+            let mut mixed = *key.block();
+            store(&mut mixed, _mm_aesimc_si128(load(key.block())));
+            *key = Quad([mixed; 4]);
         }
         schedule
     }
@@ -63,7 +96,7 @@ impl Schedule {
     }
 
     /// All keys; those after [`Schedule::rounds`] are zero.
-    pub(super) fn keys(&self) -> &[Block; MAX_ROUND_KEYS] {
+    pub(super) fn keys(&self) -> &[Quad; MAX_ROUND_KEYS] {
         &self.keys
     }
 }

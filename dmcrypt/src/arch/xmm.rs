@@ -12,7 +12,7 @@ use cipher::consts::U128;
 use cipher::inout::{InOut, InOutBuf};
 
 use super::prefetch::{PREFETCH_BYTES, prefetch};
-use super::schedule::{Block, Schedule, opaque};
+use super::schedule::{Block, Quad, Schedule, opaque};
 use super::xts::Instructions;
 
 cpufeatures::new!(aes_and_avx, "aes", "avx");

@@ -1,13 +1,12 @@
 //! XTS-AES over runs of sectors on a kernel of our own: IVs, batches, wiping. Infallible, no allocation.
 
 use std::mem::MaybeUninit;
-use std::slice;
 
 use cipher::inout::InOutBuf;
 use secret::Locked;
 use zeroize::optimization_barrier;
 
-use super::schedule::{Block, Schedule};
+use super::schedule::{Block, Quad, Schedule};
 use crate::iv::{IvGenerator, numbers};
 use crate::sector::{assert_whole, paired};
 use crate::spec::Iv;
@@ -21,25 +20,6 @@ const SHORT_SECTORS: usize = 8;
 const MEDIUM_SECTORS: usize = 32;
 /// Tweaks that a kernel may look at behind the last sector's.
 pub(super) const SPARE_TWEAKS: usize = 2;
-
-/// Four blocks: a vector of the widest kernel, where its loads and stores like it to be.
-#[repr(C, align(64))]
-#[derive(Clone, Copy)]
-pub(crate) struct Quad([Block; 4]);
-
-impl Quad {
-    const ZERO: Quad = Quad([[0; 16]; 4]);
-
-    /// The same memory, block by block.
-    ///
-    /// # Safety
-    /// All of `quads` have been written.
-    pub(super) unsafe fn blocks(quads: &mut [MaybeUninit<Quad>]) -> &mut [Block] {
-        const { assert!(size_of::<Quad>() == 4 * size_of::<Block>()) };
-        // SAFETY: a `Quad` is four blocks and nothing else, all of them have values, and what is returned borrows them.
-        unsafe { slice::from_raw_parts_mut(quads.as_mut_ptr().cast(), 4 * quads.len()) }
-    }
-}
 
 /// AES in one instruction set. A value is a witness that the machine has it.
 pub(crate) trait Instructions: Copy + Send + Sync {

@@ -7,8 +7,8 @@ mod tweaks;
 use std::arch::asm;
 use std::arch::x86_64::{
     __m512i, _mm512_add_epi64, _mm512_aesdec_epi128, _mm512_aesdeclast_epi128, _mm512_aesenc_epi128,
-    _mm512_aesenclast_epi128, _mm512_and_si512, _mm512_maskz_set1_epi64, _mm512_set_epi64, _mm512_set1_epi64,
-    _mm512_setzero_si512, _mm512_storeu_si512, _mm512_xor_si512,
+    _mm512_aesenclast_epi128, _mm512_and_si512, _mm512_load_si512, _mm512_maskz_set1_epi64, _mm512_set_epi64,
+    _mm512_set1_epi64, _mm512_setzero_si512, _mm512_storeu_si512, _mm512_xor_si512,
 };
 
 use std::mem::MaybeUninit;
@@ -18,8 +18,8 @@ use cipher::consts::{U512, U1024};
 use cipher::inout::{InOut, InOutBuf};
 
 use super::prefetch::{PREFETCH_BYTES, prefetch};
-use super::schedule::{Block, Schedule, opaque};
-use super::xts::{Instructions, Quad, SPARE_TWEAKS};
+use super::schedule::{Block, Quad, Schedule, opaque};
+use super::xts::{Instructions, SPARE_TWEAKS};
 use tweaks::{Bases, Masks, VECTORS, broadcast, load, next, prepare, xor3};
 
 cpufeatures::new!(zmm, "aes", "avx2", "fma", "avx512f", "avx512bw", "gfni", "vaes");
@@ -128,6 +128,14 @@ fn last_round<const ENCRYPT: bool>(state: __m512i, key: __m512i) -> __m512i {
     if ENCRYPT { _mm512_aesenclast_epi128(state, key) } else { _mm512_aesdeclast_epi128(state, key) }
 }
 
+/// All four blocks.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn whole(quad: &Quad) -> __m512i {
+    // SAFETY: reads the 64 bytes, which are aligned to as many.
+    unsafe { _mm512_load_si512(std::ptr::from_ref(quad).cast()) }
+}
+
 /// Eight states pass through: what follows in the source cannot move above, what precedes cannot move below.
 macro_rules! pin {
     ($s:expr) => {
@@ -145,7 +153,7 @@ macro_rules! pin {
 
 /// What every group of a run needs.
 struct Pass<'a> {
-    keys: &'a [Block; 15],
+    keys: &'a [Quad; 15],
     /// Copies of the last round key, and of first ^ last.
     last_key: __m512i,
     whitening: __m512i,
@@ -156,8 +164,8 @@ impl Pass<'_> {
     #[target_feature(enable = "avx512f")]
     fn new<const LONG: bool>(schedule: &Schedule) -> Pass<'_> {
         let keys = schedule.keys();
-        let last_key = broadcast(&keys[if LONG { 14 } else { 10 }]);
-        Pass { keys, last_key, whitening: _mm512_xor_si512(last_key, broadcast(&keys[0])) }
+        let last_key = whole(&keys[if LONG { 14 } else { 10 }]);
+        Pass { keys, last_key, whitening: _mm512_xor_si512(last_key, whole(&keys[0])) }
     }
 
     /// One group of 1 KiB under `masks`, while `following` becomes the masks of the next. Not inlined: what the compiler
@@ -190,7 +198,7 @@ impl Pass<'_> {
         }
         macro_rules! rounds {
             ($($number:literal)*) => {$(
-                let key = broadcast(&keys[$number]);
+                let key = whole(&keys[$number]);
                 if $number <= 8 {
                     prefetch(ahead.wrapping_add(128 * ($number - 1)));
                     prefetch(ahead.wrapping_add(128 * ($number - 1) + 64));
@@ -253,7 +261,7 @@ impl Pass<'_> {
             states[i] = xor3(load(&source[i]), masks[i], self.whitening);
         }
         for key in &keys[1..if LONG { 14 } else { 10 }] {
-            let key = broadcast(key);
+            let key = whole(key);
             for state in &mut states {
                 *state = round::<ENCRYPT>(*state, key);
             }
@@ -389,16 +397,16 @@ fn encrypted_numbers<const LONG: bool>(schedule: &Schedule, first: u64, step: u6
 fn encrypted<const N: usize, const LONG: bool>(schedule: &Schedule, mut states: [__m512i; N]) -> [__m512i; N] {
     let keys = opaque(schedule.keys());
     let rounds = if LONG { 14 } else { 10 };
-    let whitening = broadcast(&keys[0]);
+    let whitening = whole(&keys[0]);
     for state in &mut states {
         *state = _mm512_xor_si512(*state, whitening);
     }
     for key in &keys[1..rounds] {
-        let key = broadcast(key);
+        let key = whole(key);
         for state in &mut states {
             *state = _mm512_aesenc_epi128(*state, key);
         }
     }
-    let last_key = broadcast(&keys[rounds]);
+    let last_key = whole(&keys[rounds]);
     states.map(|state| _mm512_aesenclast_epi128(state, last_key))
 }
