@@ -9,6 +9,9 @@
 //! disk before success is reported, and before an old one goes. A crash anywhere leaves a header that opens with the old
 //! passphrase, the new one, or both.
 //!
+//! The container's policy is held against the header that is edited and against the one that would be written, before the
+//! first byte of it.
+//!
 //! After a failed write the handle is poisoned and refuses changes until reopened or reloaded. Unknown members are kept.
 
 pub(crate) mod area;
@@ -27,6 +30,7 @@ use crate::header::{Header, load_unlocked};
 use crate::kdf::KdfParams;
 use crate::metadata::keyslot::Priority;
 use crate::metadata::{KeyslotId, Metadata};
+use crate::policy::Policy;
 use crate::requirements::{self, Action};
 use crate::store::{HeaderStore, LockMode};
 use crate::unlock::{self, Purpose, UnlockRequest};
@@ -72,6 +76,7 @@ pub enum LastSlot {
 struct Edit<'a, H: HeaderStore> {
     store: &'a H,
     header: &'a mut Header,
+    policy: &'a Policy,
     poisoned: &'a mut bool,
 }
 
@@ -84,11 +89,19 @@ impl<H: HeaderStore> Edit<'_, H> {
     fn commit_header(&mut self, change: impl FnOnce(&mut Header)) -> Result<(), Error> {
         let mut next = self.header.clone();
         change(&mut next);
+        self.policy.check(&next)?;
         let written = write::commit(self.store, &mut next);
         *self.poisoned |= next.poisoned;
         written?;
         *self.header = next;
         Ok(())
+    }
+
+    /// Whether the policy accepts the header with `metadata`, for who writes something else before it.
+    fn accepts(&self, metadata: &Metadata) -> Result<(), Error> {
+        let mut next = self.header.clone();
+        *next.metadata_mut() = metadata.clone();
+        self.policy.check(&next)
     }
 
     /// A failed write leaves the disk in doubt.
@@ -115,13 +128,15 @@ impl<H: HeaderStore, D: BlockIo> Container<H, D> {
         if fresh.binary().uuid != self.header.binary().uuid || fresh.seqid() != self.header.seqid() {
             return Err(Error::ConcurrentUpdate { seqid: self.header.seqid() });
         }
+        self.policy.check(&fresh)?;
         requirements::check(&fresh.metadata().config, action)?;
         if fresh.seqid() == u64::MAX {
             // Known before an area is wiped that the header would go on naming.
             return Err(Error::SeqidExhausted);
         }
         self.header = fresh;
-        change(&mut Edit { store: &self.store, header: &mut self.header, poisoned: &mut self.poisoned })
+        let (header, policy, poisoned) = (&mut self.header, &self.policy, &mut self.poisoned);
+        change(&mut Edit { store: &self.store, header, policy, poisoned })
     }
 
     /// Adds a keyslot in which the passphrase `new` opens the key `existing`.
@@ -205,6 +220,7 @@ impl<H: HeaderStore, D: BlockIo> Container<H, D> {
     /// Writes the area of a staged keyslot, and then the header that names it.
     fn write_staged(&mut self, staged: Staged) -> Result<(), Error> {
         self.edit(Action::Change, |edit| {
+            edit.accepts(&staged.metadata)?;
             let written = staged.write_area(edit.store);
             edit.noted(written)?;
             edit.commit(staged.metadata)

@@ -52,6 +52,14 @@ pub enum Error {
     /// Metadata that breaks a rule was about to be used or written.
     #[error("invalid LUKS2 metadata: {0}")]
     Invalid(Violation),
+    /// A policy does not accept the header; no key was derived, nothing was written.
+    #[error("the policy {policy} refuses this header: {}", crate::policy::list(breaches))]
+    Policy {
+        /// The policy's name.
+        policy: String,
+        /// Everything that it does not accept.
+        breaches: Vec<crate::policy::Breach>,
+    },
     /// The header on disk changed since it was read.
     #[error("the header on disk changed since it was read (it was at sequence number {seqid}); nothing was written")]
     ConcurrentUpdate {

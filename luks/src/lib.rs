@@ -26,6 +26,7 @@ pub mod json;
 pub mod kdf;
 pub mod limits;
 pub mod metadata;
+pub mod policy;
 pub mod repair;
 pub mod requirements;
 pub mod rule;
@@ -53,6 +54,7 @@ pub use metadata::keyslot::{Af, Area, Argon2Variant, Kdf, Keyslot, KeyslotKind, 
 pub use metadata::segment::{CryptSegment, OpalSegment, Segment, SegmentSize};
 pub use metadata::token::Token;
 pub use metadata::{ById, DigestId, KeyslotId, Metadata, ObjectId, SegmentId, TokenId};
+pub use policy::Policy;
 pub use rule::{Rule, Violation};
 pub use store::{HeaderStore, LockMode};
 pub use unlock::{Purpose, UnlockRequest, unlock};
