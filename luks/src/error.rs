@@ -43,6 +43,9 @@ pub enum Error {
     /// The header is LUKS version 1.
     #[error("the header is LUKS version 1, not 2")]
     Luks1,
+    /// The header is LUKS version 2, where version 1 was asked for.
+    #[error("the header is LUKS version 2, not 1")]
+    Luks2,
     /// There is a header, but no copy of it is valid.
     #[error("no valid LUKS2 header: primary copy: {}; secondary copy: {}", health.primary, health.secondary)]
     NoValidCopy {
@@ -60,6 +63,12 @@ pub enum Error {
         /// Everything that it does not accept.
         breaches: Vec<crate::policy::Breach>,
     },
+    /// A LUKS1 header that breaks a rule was read or about to be written.
+    #[error("invalid LUKS1 header: {0}")]
+    InvalidLuks1(Violation),
+    /// The header on disk, which has no sequence number, changed since it was read.
+    #[error("the header on disk changed since it was read; nothing was written")]
+    ChangedSinceRead,
     /// The header on disk changed since it was read.
     #[error("the header on disk changed since it was read (it was at sequence number {seqid}); nothing was written")]
     ConcurrentUpdate {

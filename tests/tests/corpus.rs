@@ -10,6 +10,9 @@ mod fuzzing;
 #[allow(dead_code, unreachable_pub, reason = "shared with the tests of the format crate")]
 #[path = "../../luks/tests/vectors/image.rs"]
 mod image;
+#[allow(dead_code, unreachable_pub, reason = "shared with the tests of the format crate")]
+#[path = "../../luks/tests/luks1/image.rs"]
+mod luks1;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -83,7 +86,7 @@ fn corpus(target: &str) -> Vec<PathBuf> {
 }
 
 fn write_seeds() {
-    let seeds = [json_seeds(), binary_seeds(), af_seeds(), key_file_seeds(), open_path_seeds()];
+    let seeds = [json_seeds(), binary_seeds(), af_seeds(), key_file_seeds(), open_path_seeds(), luks1_seeds()];
     for (target, name, bytes) in seeds.concat() {
         let folder = fuzz_folder().join("corpus").join(target);
         fs::create_dir_all(&folder).unwrap();
@@ -162,6 +165,14 @@ fn binary_seeds() -> Vec<Seed> {
             bytes
         }),
     ]
+}
+
+fn luks1_seeds() -> Vec<Seed> {
+    let seed = |vector: luks1::Vector| {
+        let name = format!("{}--{}", vector.rule, vector.what.replace(' ', "-"));
+        ("luks1_header", name, [&vector.device_sectors.to_be_bytes()[..], &vector.header()].concat())
+    };
+    luks1::vectors().into_iter().map(seed).collect()
 }
 
 fn af_seeds() -> Vec<Seed> {
