@@ -95,7 +95,7 @@ impl AreaLayout {
             let problem = "reaches past the end of the device";
             return Err(Error::KeyslotArea { offset: self.offset, size: self.declared, problem });
         }
-        Secret::fill_with(self.len_bytes, |buf| Ok(disk.read_at(self.offset, buf)?))
+        Secret::fill_with(self.len_bytes, |buf| Ok(ByteView::new(disk).read(self.offset, buf)?))
     }
 
     /// Decrypts what [`read`](Self::read) gave and merges the stripes: a candidate key, which only a digest can accept.

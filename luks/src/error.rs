@@ -331,6 +331,18 @@ pub enum Error {
         /// Size of the JSON area.
         available: Bytes,
     },
+    /// A keyslot id that LUKS1 cannot have.
+    #[error("keyslot {keyslot} cannot be: LUKS1 has keyslots 0 to 7")]
+    Luks1KeyslotRange {
+        /// The id asked for.
+        keyslot: crate::metadata::KeyslotId,
+    },
+    /// Something that LUKS1 does not have.
+    #[error("LUKS1 has no {no}")]
+    Luks1Has {
+        /// What.
+        no: &'static str,
+    },
     /// The last keyslot that opens the data was about to go.
     #[error("keyslot {keyslot} is the last one that opens the data: without it the data is lost for good")]
     LastKeyslot {

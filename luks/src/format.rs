@@ -11,7 +11,7 @@
 //! The sequence number is 3, as after `cryptsetup luksFormat`, which writes the header twice. Sources: luks2-format §1.6, §5.
 
 mod plan;
-mod wipe;
+pub(crate) mod wipe;
 
 use block::{BlockIo, Bytes};
 use secret::Secret;
@@ -34,6 +34,7 @@ use crate::unlock;
 use crate::volume_key;
 use crate::write;
 
+pub(crate) use plan::key_size;
 pub use plan::{FormatPlan, HEADER_SIZE_DEFAULT, plan};
 
 /// Sequence number of a header as `format` leaves it.
@@ -171,7 +172,7 @@ fn first_keyslot(env: &Env<'_>, params: &FormatParams, plan: &FormatPlan) -> Res
 /// The metadata without a keyslot: one segment, one digest of the volume key.
 fn first_metadata(env: &Env<'_>, params: &FormatParams, plan: &FormatPlan, key: &Secret) -> Result<Metadata, Error> {
     let measured = matches!(params.kdf, NewKdf::Calibrate(_, KdfCost { effort: Effort::IterTime { .. }, .. }));
-    let cost = params.digest.unwrap_or(if measured { DigestCost::Measured } else { DigestCost::Minimal });
+    let cost = params.digest.unwrap_or(DigestCost::like(measured));
     let mut digest = make_digest(env, cost, plan.hash, key)?;
     digest.segments.push(SegmentId(0));
     let segment = Segment {
@@ -198,7 +199,7 @@ fn first_metadata(env: &Env<'_>, params: &FormatParams, plan: &FormatPlan, key: 
     })
 }
 
-fn random_uuid(env: &Env<'_>) -> Result<String, Error> {
+pub(crate) fn random_uuid(env: &Env<'_>) -> Result<String, Error> {
     let mut bytes = [0u8; 16];
     env.rng.fill(&mut bytes)?;
     Ok(uuid::Builder::from_random_bytes(bytes).into_uuid().hyphenated().to_string())

@@ -1,4 +1,5 @@
-//! The LUKS2 on-disk format: header copies, metadata, keyslots, digests, segments, volumes.
+//! The LUKS2 on-disk format: header copies, metadata, keyslots, digests, segments, volumes. And LUKS1, in [`luks1`]; a
+//! container of either version is an [`AnyContainer`].
 //!
 //! Source: the LUKS2 on-disk format specification v1.1.4 and experiments recorded in `docs/format-notes.md`.
 //!
@@ -9,6 +10,7 @@
 #![forbid(unsafe_code)]
 
 pub mod af;
+pub mod any;
 pub(crate) mod area;
 pub mod binary;
 pub mod calibrate;
@@ -38,6 +40,7 @@ pub mod volume;
 pub mod volume_key;
 pub(crate) mod write;
 
+pub use any::{AnyContainer, AnyHeader, Unlock, Version, load_any};
 pub use binary::BinaryHeader;
 pub use container::Container;
 pub use copy::{HeaderCopy, Position};
@@ -49,7 +52,7 @@ pub use header::{CopyState, Header, Health, load, load_unlocked};
 pub use json::JsonMap;
 pub use kdf::KdfParams;
 pub use limits::Limits;
-pub use luks1::{Luks1Header, Luks1Slot};
+pub use luks1::{Luks1Container, Luks1Header, Luks1Slot};
 pub use metadata::config::Config;
 pub use metadata::digest::Digest;
 pub use metadata::keyslot::{Af, Area, Argon2Variant, Kdf, Keyslot, KeyslotKind, Luks2Slot, Priority};

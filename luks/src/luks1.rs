@@ -4,11 +4,19 @@
 //! that `docs/format-notes.md` lists under section 10. Source: the LUKS1 on-disk format specification 1.2.3, luks2-format §10.
 
 mod check;
+mod container;
+mod edit;
+pub mod format;
 mod header;
 mod load;
 mod text;
 mod view;
+mod write;
 
+pub use container::Luks1Container;
 pub use header::{DIGEST_BYTES, HEADER_BYTES, KEYSLOTS, Luks1Header, Luks1Slot};
 pub use load::{load, load_unlocked};
 pub use text::FixedText;
+
+#[cfg(test)]
+mod tests;

@@ -90,7 +90,19 @@ pub fn unlock<S: HeaderStore>(
     request: &UnlockRequest,
     passphrase: &Secret,
 ) -> Result<VolumeKey, Error> {
-    let attempt = Attempt { metadata: header.metadata(), env, limits, passphrase };
+    unlock_metadata(store, header.metadata(), env, limits, request, passphrase)
+}
+
+/// As [`unlock`], for metadata that stands for the header on `store`.
+pub(crate) fn unlock_metadata<S: HeaderStore>(
+    store: &S,
+    metadata: &Metadata,
+    env: &Env<'_>,
+    limits: &Limits,
+    request: &UnlockRequest,
+    passphrase: &Secret,
+) -> Result<VolumeKey, Error> {
+    let attempt = Attempt { metadata, env, limits, passphrase };
     attempt.run(request, &|area| {
         let _guard = store.lock(LockMode::Shared, limits.lock_wait)?;
         area.read(store)

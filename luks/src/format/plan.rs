@@ -201,7 +201,8 @@ fn room_before(offset: Bytes, copies: Bytes) -> Result<Bytes, Error> {
     }
 }
 
-fn key_size(spec: &CipherSpec, bits: Option<u32>) -> Result<usize, Error> {
+/// Length in bytes of a volume key that was asked for, or the default.
+pub(crate) fn key_size(spec: &CipherSpec, bits: Option<u32>) -> Result<usize, Error> {
     let default = if spec.mode() == Mode::Xts { KEY_SIZE_XTS_BITS } else { KEY_SIZE_OTHER_BITS };
     checked_key_size("key size", spec, bits.unwrap_or(default))
 }

@@ -20,7 +20,7 @@ use crate::metadata::segment::{CryptSegment, Segment, SegmentSize};
 use crate::metadata::{ById, DigestId, KeyslotId, Metadata, SegmentId};
 
 /// The digest of the volume key.
-const DIGEST: DigestId = DigestId(0);
+pub(crate) const DIGEST: DigestId = DigestId(0);
 /// The payload.
 const SEGMENT: SegmentId = SegmentId(0);
 
@@ -53,16 +53,20 @@ impl Luks1Header {
 
     /// The payload as a segment.
     pub fn segment(&self) -> Segment {
-        let crypt = CryptSegment { iv_tweak: Sectors(0), encryption: self.cipher(), sector_size: 512, integrity: None };
         Segment {
             type_name: "crypt".to_owned(),
             offset: self.payload_offset(),
             size: SegmentSize::Dynamic,
-            crypt: Some(crypt),
+            crypt: Some(self.crypt_segment()),
             opal: None,
             flags: Vec::new(),
             extra: JsonMap::new(),
         }
+    }
+
+    /// The encryption of the payload.
+    pub(crate) fn crypt_segment(&self) -> CryptSegment {
+        CryptSegment { iv_tweak: Sectors(0), encryption: self.cipher(), sector_size: 512, integrity: None }
     }
 
     /// A keyslot, enabled or not yet, as LUKS2 would describe it.
