@@ -4,9 +4,11 @@
 //! error leaves either no LUKS magic at all or a valid header with a keyslot that was seen to open:
 //!
 //! 1. the magic of every old header goes, flush;
-//! 2. the header area is zeroed, the keyslots area filled with random bytes, old signatures behind them go;
-//! 3. the keyslot's area is written, flushed, and proven by unlocking it from the disk;
-//! 4. both JSON areas, flush; the binary header of the secondary, flush; that of the primary, flush.
+//! 2. the header area is zeroed, the keyslots area filled with random bytes, old signatures behind them go; both JSON areas
+//!    and the keyslot's area are written, flush; the keyslot is proven by unlocking it from the disk;
+//! 3. both binary headers, which alone carry the magic, flush.
+//!
+//! Each of the three flushes is needed, and no more are: docs/crash-safety.md.
 //!
 //! The sequence number is 3, as after `cryptsetup luksFormat`, which writes the header twice. Sources: luks2-format §1.6, §5.
 
@@ -144,9 +146,10 @@ pub fn format<H: HeaderStore, D: BlockIo>(
     let _guard = store.lock(LockMode::Exclusive, limits.lock_wait)?;
     wipe::old_magic(store)?;
     wipe::header_area(store, env, &plan)?;
+    let json_area = write_json(store, &header)?;
     staged.write_area(store)?;
     unlock::prove(store, &staged.metadata, staged.id, env, &limits, key.secret(), passphrase)?;
-    write_first(store, &header)?;
+    write_magic(store, &header, &json_area)?;
     load_unlocked(store, &limits)
 }
 
@@ -205,24 +208,28 @@ pub(crate) fn random_uuid(env: &Env<'_>) -> Result<String, Error> {
     Ok(uuid::Builder::from_random_bytes(bytes).into_uuid().hyphenated().to_string())
 }
 
-/// The first write of a header: what carries the magic comes last, each step behind a flush.
-fn write_first<S: BlockIo>(store: &S, header: &Header) -> Result<(), Error> {
+/// Writes both JSON areas, which are nothing yet without their binary headers. The flush is the caller's.
+fn write_json<S: BlockIo>(store: &S, header: &Header) -> Result<Vec<u8>, Error> {
     let json_area = write::json_area_of(&header.metadata.to_text(), header.binary.json_size())?;
+    for copy in [Bytes(0), header.metadata_size()] {
+        store.write_at(Bytes(copy.0 + BINARY_HEADER as u64), &json_area, false)?;
+    }
+    Ok(json_area)
+}
+
+/// The first write of the binary headers: they carry the magic and come last, when all that they speak of is durable.
+fn write_magic<S: BlockIo>(store: &S, header: &Header, json_area: &[u8]) -> Result<(), Error> {
     let [first_salt, second_salt] = header.salts.map(|salt| salt.unwrap_or(header.binary.salt));
     let size = header.metadata_size();
-    let places = [(Position::Secondary, size, second_salt), (Position::Primary, Bytes(0), first_salt)];
-    for (_, offset, _) in places {
-        store.write_at(Bytes(offset.0 + BINARY_HEADER as u64), &json_area, false)?;
-    }
-    store.flush()?;
-    for (position, hdr_offset, salt) in places {
+    for (position, hdr_offset, salt) in
+        [(Position::Secondary, size, second_salt), (Position::Primary, Bytes(0), first_salt)]
+    {
         let mut copy = BinaryHeader { position, hdr_offset, salt, ..header.binary.clone() };
         copy.csum = [0; binary::CSUM_LEN];
-        copy.csum = binary::checksum(copy.hash()?, &copy.to_bytes(), &json_area);
+        copy.csum = binary::checksum(copy.hash()?, &copy.to_bytes(), json_area);
         store.write_at(hdr_offset, &copy.to_bytes(), false)?;
-        store.flush()?;
     }
-    Ok(())
+    Ok(store.flush()?)
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 
 pub mod backend;
 pub mod bins;
+pub mod crash;
 pub mod crypt_volume;
 pub mod disk_model;
 pub mod file_tree;

@@ -12,6 +12,10 @@ use super::cached::{ATOM_BYTES, Cached, Content, index, land_sampled};
 use crate::chunks::Chunks;
 use crate::{Geometry, MemDisk};
 
+/// One sector.
+type Atom = [u8; 512];
+const _: () = assert!(size_of::<Atom>() as u64 == ATOM_BYTES);
+
 /// One thing that arrived at a disk.
 #[derive(Clone)]
 pub(super) enum Event {
@@ -102,7 +106,7 @@ impl Recording {
 struct Undecided {
     number: u64,
     /// Different from one another; the first is what is there if as much as possible was lost.
-    versions: Vec<[u8; ATOM_BYTES as usize]>,
+    versions: Vec<Atom>,
 }
 
 /// Every platter that one power cut can leave.
@@ -151,12 +155,12 @@ fn undecided(durable: &Chunks, cached: &[Cached]) -> Vec<Undecided> {
         let first = change.offset_bytes / ATOM_BYTES;
         let sectors = change.content.len_bytes().div_ceil(ATOM_BYTES);
         for number in first..first + sectors {
-            let versions: &mut Vec<[u8; ATOM_BYTES as usize]> = found.entry(number).or_insert_with(|| {
-                let mut before = [0; ATOM_BYTES as usize];
+            let versions: &mut Vec<Atom> = found.entry(number).or_insert_with(|| {
+                let mut before: Atom = [0; 512];
                 durable.read(number * ATOM_BYTES, &mut before);
                 vec![before]
             });
-            let mut version = [0; ATOM_BYTES as usize];
+            let mut version: Atom = [0; 512];
             if let Content::Data(data) = &change.content {
                 let start = index((number - first) * ATOM_BYTES);
                 let part = &data[start..(start + version.len()).min(data.len())];

@@ -34,7 +34,7 @@ pub(crate) fn old_magic<S: BlockIo>(store: &S) -> Result<(), Error> {
 }
 
 /// Zeroes what is before the data, fills the keyslots area with random bytes, and takes known signatures behind it away.
-/// With a detached header `store` is the header's device, and nothing behind the header is touched.
+/// With a detached header `store` is the header's device, and nothing behind the header is touched. The flush is the caller's.
 pub(super) fn header_area<S: BlockIo>(store: &S, env: &Env<'_>, plan: &FormatPlan) -> Result<(), Error> {
     let keyslots = Bytes(2 * plan.metadata_size.0);
     let end = plan.header_size();
@@ -45,7 +45,8 @@ pub(super) fn header_area<S: BlockIo>(store: &S, env: &Env<'_>, plan: &FormatPla
     areas(store, env, keyslots, end, plan.data_offset)
 }
 
-/// Zeroes everything before `keyslots`, fills from there to `end` with random bytes, and zeroes on up to `data`.
+/// Zeroes everything before `keyslots`, fills from there to `end` with random bytes, and zeroes on up to `data`. The flush is
+/// the caller's.
 pub(crate) fn areas<S: BlockIo>(
     store: &S,
     env: &Env<'_>,
@@ -56,7 +57,6 @@ pub(crate) fn areas<S: BlockIo>(
     zero(store, Bytes(0), keyslots)?;
     fill_random(store, env, keyslots, Bytes(end.0.saturating_sub(keyslots.0)))?;
     zero(store, end, data.min(ZEROED_MAX).max(end))?;
-    store.flush()?;
     Ok(())
 }
 
