@@ -6,7 +6,7 @@ use std::sync::Arc;
 use block::{Direct, FileDisk, LockError, OpenMode, UseLock};
 use luks::metadata::segment::{CryptSegment, Segment};
 use luks::metadata::{KeyslotId, SegmentId};
-use luks::{Container, Error, Header, Limits, Purpose, SegmentMap, UnlockRequest, Volume, VolumeKey};
+use luks::{AnyContainer, Error, Limits, Purpose, SegmentMap, UnlockRequest, Version, Volume, VolumeKey};
 use secret::Secret;
 
 use crate::protocol::UnlockOrder;
@@ -16,7 +16,7 @@ use crate::{Failure, FailureKind, SessionError, SystemEnv};
 /// Stack of the thread that unlocks: key derivations keep their memory on the heap.
 const UNLOCK_STACK_BYTES: usize = 1 << 20;
 
-pub(crate) type FileContainer = Container<FileDisk, FileDisk>;
+pub(crate) type FileContainer = AnyContainer<FileDisk, FileDisk>;
 
 /// An image that is open, locked against other users, and has a valid header.
 pub(crate) struct Prepared {
@@ -27,6 +27,7 @@ pub(crate) struct Prepared {
 
 /// What is known of an unlocked volume.
 pub(crate) struct Facts {
+    pub(crate) version: Version,
     pub(crate) uuid: String,
     pub(crate) keyslot: Option<u32>,
     pub(crate) cipher: Option<String>,
@@ -68,12 +69,8 @@ pub(crate) struct UnlockedKey {
 }
 
 impl Mark {
-    fn of(header: &Header, key: &VolumeKey) -> Mark {
-        Mark {
-            uuid: header.uuid(),
-            digest: digest_mark(header, key),
-            segments: header.metadata().segments.iter().map(|(id, segment)| (id, segment.clone())).collect(),
-        }
+    fn of(container: &FileContainer, key: &VolumeKey) -> Mark {
+        Mark { uuid: container.uuid(), digest: digest_mark(container, key), segments: container.segments() }
     }
 
     /// In words, what `other` has differently; nothing if it is the same volume.
@@ -122,7 +119,7 @@ impl Prepared {
             // Shared: keyslots may be edited, but nobody may format over the only copy of the volume's key.
             use_locks.push(lock(container.store(), true)?);
         }
-        if let Some(advice) = container.header().health().advice() {
+        if let Some(advice) = container.advice() {
             log::warn!("{advice}");
         }
         Ok(Prepared { container, order: order.clone(), use_locks })
@@ -176,7 +173,7 @@ fn container(order: &UnlockOrder, data: &FileDisk) -> Result<FileContainer, Fail
         Some(path) => open_disk(path, true, Direct::Never)?,
     };
     let path = order.header.as_ref().unwrap_or(&order.image);
-    Container::open(header, data.clone(), Limits::from(&order.limits)).map_err(|error| failure(path, &error))
+    AnyContainer::open(header, data.clone(), Limits::from(&order.limits)).map_err(|error| failure(path, &error))
 }
 
 fn open_disk(path: &Path, read_only: bool, direct: Direct) -> Result<FileDisk, Failure> {
@@ -203,9 +200,10 @@ fn unlock(
     let path = container.store().path();
     let key = judge(container, keyslot, passphrase)?;
     let map = container.segment_map(&key).map_err(|error| failure(path, &error))?;
-    let header = container.header();
-    let crypt = header.metadata().segments.iter().find_map(|(_, segment)| segment.crypt.as_ref());
-    Ok((map, Mark::of(header, &key), facts(header, crypt, &key)))
+    let mark = Mark::of(container, &key);
+    let crypt = mark.segments.iter().find_map(|(_, segment)| segment.crypt.as_ref());
+    let facts = facts(container, crypt, &key);
+    Ok((map, mark, facts))
 }
 
 /// The volume key that `passphrase` opens, with the segment that it is for. Runs on a scrubbed stack.
@@ -219,13 +217,12 @@ pub(crate) fn unlock_key(
         let key = judge(container, keyslot, passphrase)?;
         let opened = container.opened_segment(&key);
         let (segment, crypt) = opened.map_err(|error| failure(container.store().path(), &error))?;
-        let header = container.header();
         Ok(UnlockedKey {
-            segment: segment.clone(),
-            crypt: crypt.clone(),
-            flags: header.metadata().config.flags.clone(),
-            digest: digest_mark(header, &key),
-            facts: facts(header, Some(crypt), &key),
+            flags: container.metadata().config.flags.clone(),
+            digest: digest_mark(container, &key),
+            facts: facts(container, Some(&crypt), &key),
+            segment,
+            crypt,
             key,
         })
     })
@@ -237,9 +234,10 @@ fn judge(container: &FileContainer, keyslot: Option<u32>, passphrase: &Secret) -
     unlocked.map_err(|error| failure(container.store().path(), &error))
 }
 
-fn facts(header: &Header, crypt: Option<&CryptSegment>, key: &VolumeKey) -> Facts {
+fn facts(container: &FileContainer, crypt: Option<&CryptSegment>, key: &VolumeKey) -> Facts {
     Facts {
-        uuid: header.uuid(),
+        version: container.version(),
+        uuid: container.uuid(),
         keyslot: key.keyslot().map(|id| id.0),
         cipher: crypt.map(|crypt| crypt.encryption.clone()),
         key_size_bits: u32::try_from(key.len_bytes() * 8).unwrap_or(u32::MAX),
@@ -247,8 +245,9 @@ fn facts(header: &Header, crypt: Option<&CryptSegment>, key: &VolumeKey) -> Fact
     }
 }
 
-fn digest_mark(header: &Header, key: &VolumeKey) -> DigestMark {
-    let digest = header.metadata().digests.get(key.digest());
+fn digest_mark(container: &FileContainer, key: &VolumeKey) -> DigestMark {
+    let metadata = container.metadata();
+    let digest = metadata.digests.get(key.digest());
     DigestMark {
         id: key.digest().0,
         salt: digest.and_then(|digest| digest.salt.clone()),

@@ -235,8 +235,8 @@ fn check_header(order: &UnlockOrder, limits: &luks::Limits) -> Result<String, Se
     let path = order.header.as_ref().unwrap_or(&order.image);
     let mode = OpenMode { read_only: true, direct: Direct::Never, exclusive: false };
     let disk = FileDisk::open(path, &mode).map_err(|source| SessionError::Block { path: path.clone(), source })?;
-    let header = luks::load(&disk, limits).map_err(|source| SessionError::Luks { path: path.clone(), source })?;
-    if let Some(advice) = header.health().advice() {
+    let header = luks::load_any(&disk, limits).map_err(|source| SessionError::Luks { path: path.clone(), source })?;
+    if let Some(advice) = header.advice() {
         log::warn!("{}: {advice}", path.display());
     }
     Ok(header.uuid())

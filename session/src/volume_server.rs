@@ -196,6 +196,7 @@ impl VolumeServer {
         status.image = Some(info.image.clone());
         status.header = info.header.clone();
         status.uuid = Some(info.uuid.clone());
+        status.luks_version = Some(facts.version.number());
         status.device = Some(info.device.clone());
         status.backend = Some(info.backend.clone());
         status.cipher = facts.cipher.clone();

@@ -7,6 +7,7 @@
 use std::time::SystemTime;
 
 use dmsetup::{CreateOptions, DmError, LoopError, Mapper, Mapping, Uuid};
+use luks::Version;
 use secret::{KeyProvider, Secret};
 
 use super::below::{self, Below};
@@ -107,7 +108,10 @@ impl Volume<'_> {
     fn activate(&self) -> Result<OpenReport, Activation> {
         let (entry, facts) = (self.entry, &self.unlocked.facts);
         let name = mapping_name(&entry.name)?;
-        let uuid = Uuid::luks2(&facts.uuid, &name)?;
+        let uuid = match facts.version {
+            Version::Luks1 => Uuid::luks1(&facts.uuid, &name)?,
+            Version::Luks2 => Uuid::luks2(&facts.uuid, &name)?,
+        };
         let mut info = self.info(&uuid)?;
         let registry = RegistryLock::take(self.run)?;
         check_free(self.run, entry, &self.order.image, &info.identity)?;

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use block::{Direct, FileDisk, OpenMode};
 use dmsetup::{CryptTable, CryptTarget};
-use luks::Container;
+use luks::AnyContainer;
 use secret::{KeyProvider, KeyRequest, Purpose, Secret};
 
 use super::errors::session_error;
@@ -33,7 +33,7 @@ impl<'a> Mapped<'a> {
         let header = again.header.clone().or_else(recorded).unwrap_or_else(|| data.clone());
         let header_disk = open(&header)?;
         let data_disk = if header == data { header_disk.clone() } else { open(&data)? };
-        let container = Container::open(header_disk, data_disk, again.limits.clone())
+        let container = AnyContainer::open(header_disk, data_disk, again.limits.clone())
             .map_err(|source| SessionError::Luks { path: header, source })?;
         Ok(Mapped { subject, live, container, again })
     }
