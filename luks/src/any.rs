@@ -114,6 +114,11 @@ impl AnyHeader {
         }
     }
 
+    /// Whether there is nothing to mend.
+    pub fn is_healthy(&self) -> bool {
+        self.health().is_none_or(Health::is_healthy)
+    }
+
     /// What the user should do next about a damaged header, if anything.
     pub fn advice(&self) -> Option<String> {
         self.health().and_then(Health::advice)

@@ -48,7 +48,7 @@ pub(crate) struct Common {
 #[derive(Debug, Subcommand)]
 #[allow(clippy::large_enum_variant)] // one value per run of the program
 pub(crate) enum Verb {
-    /// Make a LUKS2 container in a file or on a block device
+    /// Make a LUKS container in a file or on a block device
     #[command(alias = "luksFormat")]
     Format(verb::format::FormatArgs),
     /// Unlock a container and make its plaintext a disk
@@ -75,7 +75,7 @@ pub(crate) enum Verb {
     /// Show what a header says, and its health
     #[command(alias = "luksDump")]
     Dump(verb::dump::DumpArgs),
-    /// Answer by exit code whether this is a LUKS2 container
+    /// Answer by exit code whether this is a LUKS container
     #[command(alias = "isLuks")]
     IsLuks(verb::is_luks::IsLuksArgs),
     /// Show or set the UUID

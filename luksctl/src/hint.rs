@@ -33,7 +33,11 @@ pub(crate) fn of_luks(path: &Path, error: &Error) -> Option<String> {
         Error::KdfParameter { .. } => "leave --pbkdf-memory and --pbkdf-parallel out with --pbkdf pbkdf2".to_owned(),
         Error::Calibration { .. } => "give the cost with --pbkdf-force-iterations".to_owned(),
         Error::Locked { .. } => "another program changes this header now; try again in a moment".to_owned(),
-        Error::ConcurrentUpdate { .. } | Error::Poisoned => "run the same command again".to_owned(),
+        Error::Luks1Has { .. } => format!("cryptsetup convert {image} --type luks2"),
+        Error::Luks2 => "leave --type out, or ask for --type luks2".to_owned(),
+        Error::ChangedSinceRead | Error::ConcurrentUpdate { .. } | Error::Poisoned => {
+            "run the same command again".to_owned()
+        }
         Error::AmbiguousSignature { .. } => format!("if {image} is really LUKS: luksctl repair --force {image}"),
         Error::LastKeyslot { .. } => {
             format!("luksctl keyslot add {image}, or --force if the data may be lost")

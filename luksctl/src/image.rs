@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use block::{BlockIo as _, Direct, FileDisk, OpenMode, UseLock};
-use luks::{Container, Limits};
+use luks::{AnyContainer, AnyHeader, Container, Error, Limits, Version, load_any};
 
 use crate::args::target::{LimitArgs, TargetArgs};
 use crate::failure::Failure;
@@ -13,6 +13,9 @@ use crate::{occupied, terminal};
 
 /// An open container on files or devices: header and data may lie apart.
 pub(crate) type FileContainer = Container<Arc<FileDisk>, Arc<FileDisk>>;
+
+/// The same of either version.
+pub(crate) type AnyFileContainer = AnyContainer<Arc<FileDisk>, Arc<FileDisk>>;
 
 /// What a verb will do with the files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,6 +33,8 @@ pub(crate) struct Image {
     path: PathBuf,
     header: Arc<FileDisk>,
     data: Arc<FileDisk>,
+    /// The version that was asked for.
+    version: Option<Version>,
 }
 
 impl Image {
@@ -46,7 +51,7 @@ impl Image {
             None => Arc::clone(&data),
             Some(header) => Arc::new(open_disk(&resolve(header)?, access == Access::Read)?),
         };
-        Ok(Image { path, header, data })
+        Ok(Image { path, header, data, version: target.version() })
     }
 
     /// How the person knows the image.
@@ -71,17 +76,50 @@ impl Image {
             .with_hint("name another file"))
     }
 
-    /// Reads and checks the header.
-    pub(crate) fn load(&self, limits: &Limits) -> Result<luks::Header, Failure> {
-        luks::load(&self.header, limits).map_err(|error| Failure::of_luks(self.header.path(), error))
+    /// Reads and checks the header of a LUKS2 container, for what LUKS1 does not have: `no` names it.
+    pub(crate) fn load_luks2(&self, limits: &Limits, no: &'static str) -> Result<luks::Header, Failure> {
+        self.demand(Version::Luks2)
+            .and_then(|()| luks::load(&self.header, limits))
+            .map_err(|error| Failure::of_luks(self.header.path(), only_luks2(error, no)))
     }
 
-    /// The container; says on stderr when the header is damaged but usable.
-    pub(crate) fn container(&self, limits: &Limits) -> Result<FileContainer, Failure> {
-        let container = Container::open(Arc::clone(&self.header), Arc::clone(&self.data), limits.clone())
-            .map_err(|error| Failure::of_luks(self.header.path(), error))?;
-        advise(self.header.path(), container.header());
+    /// Reads and checks the header, whichever version it is.
+    pub(crate) fn load(&self, limits: &Limits) -> Result<AnyHeader, Failure> {
+        self.look(limits).map_err(|error| Failure::of_luks(self.header.path(), error))
+    }
+
+    /// The same for who expects that it may be none.
+    pub(crate) fn look(&self, limits: &Limits) -> Result<AnyHeader, Error> {
+        load_any(&self.header, limits).and_then(|header| self.demand(header.version()).map(|()| header))
+    }
+
+    /// A LUKS2 container, for what LUKS1 does not have: `no` names it. Says on stderr when the header is damaged but usable.
+    pub(crate) fn luks2(&self, limits: &Limits, no: &'static str) -> Result<FileContainer, Failure> {
+        let opened = self
+            .demand(Version::Luks2)
+            .and_then(|()| Container::open(Arc::clone(&self.header), Arc::clone(&self.data), limits.clone()));
+        let container = opened.map_err(|error| Failure::of_luks(self.header.path(), only_luks2(error, no)))?;
+        advise(self.header.path(), container.header().health().advice());
         Ok(container)
+    }
+
+    /// The container of either version; says on stderr when the header is damaged but usable.
+    pub(crate) fn container(&self, limits: &Limits) -> Result<AnyFileContainer, Failure> {
+        let opened = AnyContainer::open(Arc::clone(&self.header), Arc::clone(&self.data), limits.clone());
+        let container = opened
+            .and_then(|container| self.demand(container.version()).map(|()| container))
+            .map_err(|error| Failure::of_luks(self.header.path(), error))?;
+        advise(self.header.path(), container.advice());
+        Ok(container)
+    }
+
+    /// Refuses the version that was found if another one was asked for.
+    fn demand(&self, found: Version) -> Result<(), Error> {
+        match (self.version, found) {
+            (Some(Version::Luks1), Version::Luks2) => Err(Error::Luks2),
+            (Some(Version::Luks2), Version::Luks1) => Err(Error::Luks1),
+            _ => Ok(()),
+        }
     }
 
     /// Takes the use lock on the data: exclusive for writing, shared for reading. An open volume holds it.
@@ -93,10 +131,18 @@ impl Image {
 }
 
 /// Says on stderr what is wrong with a usable header, and what to do.
-pub(crate) fn advise(path: &Path, header: &luks::Header) {
-    if let Some(advice) = header.health().advice() {
+pub(crate) fn advise(path: &Path, advice: Option<String>) {
+    if let Some(advice) = advice {
         let words = format!("luksctl: warning: {}: {advice}", path.display());
         crate::output::words(&terminal::plain(&words));
+    }
+}
+
+/// Names what LUKS1 lacks, where a LUKS1 header was found.
+fn only_luks2(error: Error, no: &'static str) -> Error {
+    match error {
+        Error::Luks1 => Error::Luks1Has { no },
+        other => other,
     }
 }
 

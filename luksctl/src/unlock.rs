@@ -1,12 +1,12 @@
 //! Asking for a passphrase until it opens a keyslot, as often as a prompt may ask.
 
-use luks::{Error, KeyslotId, UnlockRequest, VolumeKey};
+use luks::{Error, KeyslotId, Unlock, UnlockRequest, VolumeKey};
 use secret::{Purpose, Secret};
 use session::SystemEnv;
 
 use crate::exit::{self, Code};
 use crate::failure::Failure;
-use crate::image::{FileContainer, Image};
+use crate::image::Image;
 use crate::keys::KeySource;
 
 /// What to unlock, and what for.
@@ -22,7 +22,7 @@ pub(crate) struct Ask {
 /// Asks `source` until the container accepts a passphrase. Gives the key, and the passphrase for who must keep it.
 pub(crate) fn unlock(
     image: &Image,
-    container: &FileContainer,
+    container: &impl Unlock,
     ask: &Ask,
     source: &mut KeySource,
 ) -> Result<(VolumeKey, Secret), Failure> {

@@ -95,6 +95,16 @@ pub struct Luks1FormatPlan {
 }
 
 impl Luks1FormatPlan {
+    /// The header without keyslots, digest and UUID.
+    pub fn header(&self) -> &Luks1Header {
+        &self.header
+    }
+
+    /// The UUID that was asked for.
+    pub fn uuid(&self) -> Option<String> {
+        self.uuid.map(|uuid| uuid.to_string())
+    }
+
     /// How long the device that holds the header must be: a detached header file is made this long first.
     pub fn header_size(&self) -> Bytes {
         let end = self.header.keyslots_end();

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use block::Bytes;
 use clap::Args;
+use luks::Version;
 
 /// The container that a verb works on.
 #[derive(Debug, Clone, Args)]
@@ -14,9 +15,20 @@ pub(crate) struct TargetArgs {
     /// The LUKS header lies in this file or device instead
     #[arg(long, value_name = "FILE")]
     pub(crate) header: Option<PathBuf>,
-    /// Only LUKS2 is known; accepted because cryptsetup asks for it
-    #[arg(short = 'M', long = "type", value_name = "TYPE", value_parser = ["luks", "luks2"], hide = true)]
+    /// Take it only if it is this: luks1, luks2, or luks for either [for a new one: luks2]
+    #[arg(short = 'M', long = "type", value_name = "TYPE", value_parser = ["luks", "luks1", "luks2"], hide_short_help = true)]
     pub(crate) kind: Option<String>,
+}
+
+impl TargetArgs {
+    /// The version that `--type` demands.
+    pub(crate) fn version(&self) -> Option<Version> {
+        match self.kind.as_deref() {
+            Some("luks1") => Some(Version::Luks1),
+            Some("luks2") => Some(Version::Luks2),
+            _ => None,
+        }
+    }
 }
 
 /// Bounds on what unlocking may cost, checked before any work: a header can ask for more than a machine has.

@@ -11,6 +11,9 @@ use crate::failure::Failure;
 use crate::image::{self, Access, Image};
 use crate::output;
 
+/// What LUKS1 lacks for this verb.
+const NO_LABELS: &str = "labels";
+
 /// Arguments of `label`.
 #[derive(Debug, Args)]
 pub(crate) struct LabelArgs {
@@ -48,7 +51,7 @@ pub(crate) fn run(args: &LabelArgs, _common: &Common) -> Result<Code, Failure> {
     let label = args.label.as_ref().or(args.label_option.as_ref());
     let (path, label_now, subsystem_now) = if label.is_none() && args.subsystem.is_none() {
         let image = Image::open(&args.target, Access::Read)?;
-        let header = image.load(&image::limits(&LimitArgs::default()))?;
+        let header = image.load_luks2(&image::limits(&LimitArgs::default()), NO_LABELS)?;
         (image.path().to_owned(), header.label(), header.subsystem())
     } else {
         set(&args.target, label, args.subsystem.as_ref())?
@@ -78,7 +81,7 @@ fn set(
     subsystem: Option<&String>,
 ) -> Result<(std::path::PathBuf, String, String), Failure> {
     let image = Image::open(target, Access::ChangeHeader)?;
-    let mut container = image.container(&image::limits(&LimitArgs::default()))?;
+    let mut container = image.luks2(&image::limits(&LimitArgs::default()), NO_LABELS)?;
     let refused = |error| Failure::of_luks(image.path(), error);
     let wanted = |text: &'_ String| Some(text.clone()).filter(|text| !text.is_empty());
     if let Some(label) = label {

@@ -118,6 +118,9 @@ pub(crate) fn request(
     limits: &LimitArgs,
     source: &KeySource,
 ) -> Result<OpenRequest, Failure> {
+    if target.kind.is_some() {
+        image::Image::open(target, image::Access::Read)?.load(&image::limits(limits))?;
+    }
     let mut request = OpenRequest::new(image::resolve(&target.image)?, name);
     request.header = target.header.as_deref().map(image::resolve).transpose()?;
     request.read_only = how.readonly;

@@ -34,7 +34,7 @@ pub(crate) fn run(args: &RepairArgs, common: &Common) -> Result<Code, Failure> {
     let access = if args.dry_run { Access::Read } else { Access::ChangeHeader };
     let image = Image::open(&args.target, access)?;
     let limits = image::limits(&LimitArgs::default());
-    let planned = plan(&image.load(&limits)?);
+    let planned = plan(&image.load_luks2(&limits, "second copy of its header")?);
     if planned.rewrite.is_none() || args.dry_run {
         show(args, &image, &planned, false)?;
         let found = planned.rewrite.is_some();

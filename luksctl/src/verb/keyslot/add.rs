@@ -62,8 +62,8 @@ pub(crate) fn run(args: &AddArgs, common: &Common) -> Result<Code, Failure> {
     let (key, _passphrase) = unlock::unlock(&image, &container, &ask, &mut source)?;
     let passphrase = new_source.new_passphrase(&image.path().display().to_string(), &args.new_key)?;
     let system = SystemEnv;
-    let new =
-        kdf::new_keyslot(&args.kdf, wanted, &system.env()).map_err(|error| Failure::of_luks(image.path(), error))?;
+    let new = kdf::new_keyslot_for(&container, &args.kdf, wanted, &system.env())
+        .map_err(|error| Failure::of_luks(image.path(), error))?;
     let id = container
         .keyslot_add(&system.env(), &key, &passphrase, &new)
         .map_err(|error| Failure::of_luks(image.path(), error))?;

@@ -53,8 +53,8 @@ pub(crate) fn run(args: &ChangeArgs, common: &Common) -> Result<Code, Failure> {
     let (key, old) = unlock::unlock(&image, &container, &ask, &mut source)?;
     let new = new_source.new_passphrase(&image.path().display().to_string(), &args.new_key)?;
     let system = SystemEnv;
-    let settings =
-        kdf::new_keyslot(&args.kdf, None, &system.env()).map_err(|error| Failure::of_luks(image.path(), error))?;
+    let settings = kdf::new_keyslot_for(&container, &args.kdf, None, &system.env())
+        .map_err(|error| Failure::of_luks(image.path(), error))?;
     let id = args.key_slot.map(KeyslotId).or(key.keyslot());
     drop(key);
     let changed = container

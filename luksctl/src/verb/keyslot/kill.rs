@@ -14,7 +14,7 @@ use crate::args::target::{LimitArgs, TargetArgs};
 use crate::confirm;
 use crate::exit::Code;
 use crate::failure::Failure;
-use crate::image::{self, Access, FileContainer, Image};
+use crate::image::{self, Access, AnyFileContainer, Image};
 use crate::keys::KeySource;
 use crate::output;
 use crate::unlock::{self, Ask};
@@ -42,7 +42,7 @@ pub(crate) fn run(args: &KillArgs, common: &Common) -> Result<Code, Failure> {
     let image = Image::open(&args.target, Access::ChangeHeader)?;
     let mut container = image.container(&image::limits(&args.limits))?;
     let id = KeyslotId(args.number);
-    if !container.header().metadata().keyslots.contains(id) {
+    if !container.metadata().keyslots.contains(id) {
         return Err(Failure::wrong(format!("{}: keyslot {id} is not in use", image.path().display()))
             .with_hint(format!("luksctl keyslot list {}", image.path().display())));
     }
@@ -77,7 +77,7 @@ fn stdin_is_empty() -> bool {
 /// Demands a passphrase of a keyslot other than `victim`; of `victim` itself where it is the only one.
 fn prove_another(
     image: &Image,
-    container: &FileContainer,
+    container: &AnyFileContainer,
     victim: KeyslotId,
     source: &mut KeySource,
 ) -> Result<(), Failure> {
@@ -88,7 +88,8 @@ fn prove_another(
     }
     drop(key);
     // The same passphrase may open another keyslot, too.
-    let slots = container.header().metadata().keyslots.iter();
+    let metadata = container.metadata();
+    let slots = metadata.keyslots.iter();
     let others: Vec<KeyslotId> =
         slots.filter(|(id, slot)| *id != victim && slot.luks2().is_some()).map(|(id, _)| id).collect();
     let opens = |id: &KeyslotId| {
@@ -106,7 +107,7 @@ fn prove_another(
 /// Destroys keyslot `id`; the last one only with `force` or a typed YES.
 pub(super) fn destroy(
     image: &Image,
-    container: &mut FileContainer,
+    container: &mut AnyFileContainer,
     id: KeyslotId,
     force: bool,
     common: &Common,

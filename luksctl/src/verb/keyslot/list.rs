@@ -2,7 +2,7 @@
 
 use clap::Args;
 use comfy_table::{Table, presets};
-use luks::{Kdf, Keyslot, KeyslotId, Metadata, Priority};
+use luks::{Kdf, Keyslot, KeyslotId, Metadata, Priority, Version};
 use serde_json::{Value, json};
 
 use crate::args::Common;
@@ -25,10 +25,12 @@ pub(crate) struct ListArgs {
 pub(crate) fn run(args: &ListArgs, _common: &Common) -> Result<Code, Failure> {
     let image = Image::open(&args.target, Access::Read)?;
     let header = image.load(&image::limits(&LimitArgs::default()))?;
-    image::advise(image.path(), &header);
-    let metadata = header.metadata();
+    image::advise(image.path(), header.advice());
+    let (version, metadata) = (header.version(), header.metadata());
+    let metadata = metadata.as_ref();
     if args.report.json {
-        let slots: Vec<Value> = metadata.keyslots.iter().map(|(id, slot)| in_json(metadata, id, slot)).collect();
+        let slots: Vec<Value> =
+            metadata.keyslots.iter().map(|(id, slot)| in_json(version, metadata, id, slot)).collect();
         output::json(&json!({ "image": output::path(image.path()), "keyslots": slots }))?;
         return Ok(Code::Success);
     }
@@ -37,7 +39,7 @@ pub(crate) fn run(args: &ListArgs, _common: &Common) -> Result<Code, Failure> {
     for (id, slot) in metadata.keyslots.iter() {
         table.add_row([
             id.to_string(),
-            slot.type_name.clone(),
+            type_name(version, slot).to_owned(),
             opens(metadata, id),
             priority(slot).to_owned(),
             format!("{} bits", u64::from(slot.key_size_bytes) * 8),
@@ -51,7 +53,7 @@ pub(crate) fn run(args: &ListArgs, _common: &Common) -> Result<Code, Failure> {
 }
 
 /// One keyslot for machines; shared with `dump --json`.
-pub(crate) fn in_json(metadata: &Metadata, id: KeyslotId, slot: &Keyslot) -> Value {
+pub(crate) fn in_json(version: Version, metadata: &Metadata, id: KeyslotId, slot: &Keyslot) -> Value {
     let digests: Vec<u32> = metadata
         .digests
         .iter()
@@ -67,7 +69,7 @@ pub(crate) fn in_json(metadata: &Metadata, id: KeyslotId, slot: &Keyslot) -> Val
     });
     json!({
         "id": id.0,
-        "type": slot.type_name,
+        "type": type_name(version, slot),
         "priority": priority(slot),
         "key_size_bits": u64::from(slot.key_size_bytes) * 8,
         "bound": is_bound(metadata, id),
@@ -80,6 +82,14 @@ pub(crate) fn in_json(metadata: &Metadata, id: KeyslotId, slot: &Keyslot) -> Val
             "cipher": slot.area.encryption,
         },
     })
+}
+
+/// The keyslot's type; one of LUKS1 has none in its header.
+fn type_name(version: Version, slot: &Keyslot) -> &str {
+    match version {
+        Version::Luks1 => "luks1",
+        Version::Luks2 => &slot.type_name,
+    }
 }
 
 /// The priority in cryptsetup's words.
