@@ -15,6 +15,7 @@
 //! After a failed write the handle is poisoned and refuses changes until reopened or reloaded. Unknown members are kept.
 
 pub(crate) mod area;
+pub(crate) mod erase;
 mod keyslot;
 pub(crate) mod names;
 

@@ -5,7 +5,10 @@ use std::time::Duration;
 use block::{BlockError, Bytes};
 use secret::SecretError;
 
+use crate::backup::BackupFlaw;
+use crate::convert::ConvertObstacle;
 use crate::header::Health;
+use crate::restore::RestoreObstacle;
 use crate::rule::Violation;
 
 /// What can go wrong with a LUKS2 container.
@@ -358,6 +361,30 @@ pub enum Error {
         value: String,
         /// What it may be.
         allowed: String,
+    },
+    /// A file is no header backup that could be restored.
+    #[error("the header backup cannot be used: {0}")]
+    Backup(#[from] BackupFlaw),
+    /// A header backup does not fit the device.
+    #[error("this header backup cannot be restored here: {0}; nothing was written")]
+    Restore(#[from] RestoreObstacle),
+    /// A header cannot be converted to the other version.
+    #[error("this header cannot be converted: {0}; nothing was written")]
+    Convert(#[from] ConvertObstacle),
+    /// The device changed after its owner was told what would be done to it.
+    #[error("the device is not what it was when this was planned; nothing was written")]
+    PlanChanged,
+    /// The present header could not be kept aside.
+    #[error("the present header could not be kept aside: {reason}; nothing was written")]
+    Recovery {
+        /// Why not.
+        reason: String,
+    },
+    /// What was written is not what is read.
+    #[error("what was written does not read back at byte {}: the device lost or changed the write", offset.0)]
+    ReadBack {
+        /// The first byte that differs.
+        offset: Bytes,
     },
     /// A device is too small for what shall be put on it.
     #[error("the {device} is too small: {size}, at least {needed} are needed")]
