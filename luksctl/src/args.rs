@@ -85,6 +85,13 @@ pub(crate) enum Verb {
     Label(verb::label::LabelArgs),
     /// Add, remove, kill, change, test, list the keyslots
     Keyslot(verb::keyslot::KeyslotArgs),
+    /// Copy header and keyslots into a file, or put them back
+    Header(verb::header::HeaderArgs),
+    /// Turn a LUKS1 header into a LUKS2 one, or back
+    Convert(verb::convert::ConvertArgs),
+    /// Destroy every keyslot: nobody opens the data again without a header backup
+    #[command(alias = "luksErase")]
+    Erase(verb::erase::EraseArgs),
     /// Stream the plaintext of a container into a file, without a mount
     CopyOut(verb::copy_out::CopyOutArgs),
     /// Stream a file into the plaintext of a container, without a mount
@@ -112,6 +119,12 @@ pub(crate) enum Verb {
     /// cryptsetup's name for `keyslot change`
     #[command(name = "luksChangeKey", hide = true)]
     LuksChangeKey(verb::keyslot::change::ChangeArgs),
+    /// cryptsetup's name for `header backup`
+    #[command(name = "luksHeaderBackup", hide = true)]
+    LuksHeaderBackup(verb::header::backup::LuksHeaderBackupArgs),
+    /// cryptsetup's name for `header restore`
+    #[command(name = "luksHeaderRestore", hide = true)]
+    LuksHeaderRestore(verb::header::restore::LuksHeaderRestoreArgs),
     /// cryptsetup's name for setting `label`
     #[command(name = "config", alias = "luksConfig", hide = true)]
     Config(verb::label::ConfigArgs),

@@ -5,6 +5,9 @@ use std::path::Path;
 
 use block::{BlockError, BlockErrorKind};
 use luks::Error;
+use luks::backup::BackupFlaw;
+use luks::convert::ConvertObstacle;
+use luks::restore::RestoreObstacle;
 use secret::KeySourceError;
 use session::{FailureKind, SessionError};
 
@@ -23,7 +26,7 @@ pub(crate) fn of_luks(path: &Path, error: &Error) -> Option<String> {
         Error::NotLuks => format!("`luksctl format {image}` would make it one, and destroy what it holds"),
         Error::Luks1 => format!("cryptsetup convert {image} --type luks2"),
         Error::NoValidCopy { .. } => {
-            "both copies are damaged: restore a header backup (`cryptsetup luksHeaderRestore`)".to_owned()
+            format!("both copies are damaged: luksctl header restore {image} BACKUP")
         }
         Error::KdfLimit { value, min, .. } if value < min => format!("it must be at least {min}"),
         Error::KdfLimit { .. } => {
@@ -49,6 +52,23 @@ pub(crate) fn of_luks(path: &Path, error: &Error) -> Option<String> {
         Error::UnmetRequirements { .. } | Error::UnsupportedRequirement { .. } => format!("luksctl dump {image}"),
         Error::InReencryption { .. } => format!("cryptsetup repair {image}, then cryptsetup reencrypt {image}"),
         Error::SegmentGeometry { .. } => "the image is truncated, or the wrong data device: check its size".to_owned(),
+        Error::Backup(BackupFlaw::Copy { .. }) => {
+            format!("work on a copy: cp {image} COPY, chmod u+w COPY, luksctl repair COPY, then restore COPY")
+        }
+        Error::Backup(_) => "take another backup: this file is cut short, or no header backup".to_owned(),
+        Error::Restore(RestoreObstacle::Version { .. }) => format!("luksctl repair {image}, or luksctl dump {image}"),
+        Error::Restore(RestoreObstacle::Progress) => format!("go on with it: cryptsetup reencrypt {image}"),
+        Error::Restore(_) => format!("compare: luksctl dump {image}, luksctl dump BACKUP"),
+        Error::Convert(ConvertObstacle::Tokens { .. }) => format!("luksctl dump {image} lists them"),
+        Error::Convert(ConvertObstacle::Keyslot { keyslot, .. }) => {
+            format!("luksctl keyslot list {image}; add the passphrase anew with --pbkdf pbkdf2, kill {keyslot}")
+        }
+        Error::Convert(_) => format!("luksctl dump {image}"),
+        Error::PlanChanged => "run the same command again to look at what is there now".to_owned(),
+        Error::Recovery { .. } => {
+            "name another file with --recovery-file, or give it up with --no-recovery-file".to_owned()
+        }
+        Error::ReadBack { .. } => "the medium fails: look at `dmesg`".to_owned(),
         Error::DeviceTooSmall { .. } => "make it larger: --size, or another device".to_owned(),
         Error::Block(error) => return of_kind(error.kind),
         _ => return None,

@@ -64,6 +64,11 @@ impl Image {
         &self.header
     }
 
+    /// The file with the data; the same handle as the header's unless that is detached.
+    pub(crate) fn data(&self) -> &Arc<FileDisk> {
+        &self.data
+    }
+
     /// Refuses a `file` of plaintext that is the image or its header under whatever name: copying would destroy both.
     pub(crate) fn refuse_itself(&self, file: &Path) -> Result<(), Failure> {
         use std::os::unix::fs::MetadataExt as _;

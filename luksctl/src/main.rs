@@ -17,9 +17,11 @@ mod occupied;
 mod output;
 mod part_file;
 mod progress;
+mod recovery_file;
 mod size;
 mod terminal;
 mod unlock;
+mod unused;
 mod verb;
 
 use std::process::ExitCode;

@@ -1,12 +1,15 @@
 //! One file per verb: its arguments and what it does. A verb gives an exit code or a failure; it never ends the process.
 
 pub(crate) mod close;
+pub(crate) mod convert;
 pub(crate) mod copy_in;
 pub(crate) mod copy_out;
 pub(crate) mod doctor;
 pub(crate) mod dump;
+pub(crate) mod erase;
 pub(crate) mod format;
 pub(crate) mod generate;
+pub(crate) mod header;
 pub(crate) mod is_luks;
 pub(crate) mod keyslot;
 pub(crate) mod label;
@@ -48,6 +51,11 @@ pub(crate) fn run(cli: &Cli) -> Result<Code, Failure> {
         Verb::Label(args) => label::run(args, common),
         Verb::Config(args) => label::run_config(args, common),
         Verb::Keyslot(args) => keyslot::run(args, common),
+        Verb::Header(args) => header::run(args, common),
+        Verb::LuksHeaderBackup(args) => header::backup::run_alias(args, common),
+        Verb::LuksHeaderRestore(args) => header::restore::run_alias(args, common),
+        Verb::Convert(args) => convert::run(args, common),
+        Verb::Erase(args) => erase::run(args, common),
         Verb::LuksAddKey(args) => keyslot::add::run(args, common),
         Verb::LuksRemoveKey(args) => keyslot::remove::run(args, common),
         Verb::LuksKillSlot(args) => keyslot::kill::run(args, common),

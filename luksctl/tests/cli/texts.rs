@@ -2,7 +2,7 @@
 
 use crate::desk::Desk;
 
-const VERBS: [&str; 25] = [
+const VERBS: [&str; 30] = [
     "format",
     "open",
     "close",
@@ -25,6 +25,11 @@ const VERBS: [&str; 25] = [
     "copy-in",
     "mount",
     "umount",
+    "header",
+    "header backup",
+    "header restore",
+    "erase",
+    "convert",
     "repair",
     "generate",
     "luksAddKey",
