@@ -119,7 +119,7 @@ impl Image {
     }
 
     /// Refuses the version that was found if another one was asked for.
-    fn demand(&self, found: Version) -> Result<(), Error> {
+    pub(crate) fn demand(&self, found: Version) -> Result<(), Error> {
         match (self.version, found) {
             (Some(Version::Luks1), Version::Luks2) => Err(Error::Luks2),
             (Some(Version::Luks2), Version::Luks1) => Err(Error::Luks1),

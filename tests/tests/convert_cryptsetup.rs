@@ -179,6 +179,14 @@ fn a_luks1_backup_is_cryptsetups_too() {
         }
         assert!(bench.bytes("image") == original && bench.opens("image"), "by us {by_us}");
     }
+    // Erased by both alike, but for the noise; brought back by the backup.
+    bench.copy("image", "twin");
+    succeed(&mut bench.ours(&["-q", "erase", "image"]));
+    succeed(&mut bench.cryptsetup(&["luksErase", "twin"]));
+    assert_eq!(bench.dump("image"), bench.dump("twin"));
+    assert!(!bench.opens("image"));
+    succeed(&mut bench.ours(&["-q", "header", "restore", "image", "theirs"]));
+    assert!(bench.bytes("image") == original && bench.opens("image"));
     // The version of backup and device is the same, or nothing happens.
     bench.formatted("two", &[&PLAIN[..], &["--offset", "8192"]].concat());
     let before = bench.bytes("two");

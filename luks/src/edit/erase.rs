@@ -9,9 +9,10 @@ use std::collections::BTreeSet;
 
 use block::{BlockIo, Bytes};
 
+use crate::any::AnyContainer;
 use crate::area::{fill_random, wipe_area};
 use crate::container::Container;
-use crate::edit::keyslot;
+use crate::edit::{LastSlot, keyslot};
 use crate::env::Env;
 use crate::error::Error;
 use crate::metadata::{KeyslotId, Metadata};
@@ -51,6 +52,23 @@ impl<H: HeaderStore, D: BlockIo> Container<H, D> {
     }
 }
 
+impl<H: HeaderStore, D: BlockIo> AnyContainer<H, D> {
+    /// Destroys every keyslot that opens the data, and says which; of LUKS1 one after the other.
+    ///
+    /// # Errors
+    /// As [`Container::erase`] and [`Luks1Container::keyslot_kill`](crate::luks1::Luks1Container::keyslot_kill).
+    pub fn erase(&mut self, env: &Env<'_>) -> Result<Vec<KeyslotId>, Error> {
+        match self {
+            AnyContainer::Luks1(container) => {
+                let ids: Vec<KeyslotId> = container.header().enabled().map(|(id, _)| KeyslotId(id)).collect();
+                ids.iter().try_for_each(|id| container.keyslot_kill(env, *id, LastSlot::Allow))?;
+                Ok(ids)
+            }
+            AnyContainer::Luks2(container) => container.erase(env),
+        }
+    }
+}
+
 /// What no keyslot names, in the keyslots area.
 fn gaps(metadata: &Metadata) -> Vec<(Bytes, Bytes)> {
     let mut taken: Vec<(u64, u64)> =
@@ -72,7 +90,6 @@ fn gaps(metadata: &Metadata) -> Vec<(Bytes, Bytes)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::edit::LastSlot;
     use crate::format::sample::{cheap, fixed, formatted, open, params, secret, slots, try_open, try_slot};
 
     #[test]

@@ -53,8 +53,9 @@ pub(crate) fn run_alias(args: &LuksHeaderBackupArgs, _common: &Common) -> Result
 fn make(target: &TargetArgs, file: &Path, as_json: bool) -> Result<Code, Failure> {
     let image = Image::open(target, Access::Read)?;
     let limits = image::limits(&LimitArgs::default());
-    let backup =
-        Backup::read(image.header(), &limits).map_err(|error| Failure::of_luks(image.header().path(), error))?;
+    let backup = Backup::read(image.header(), &limits)
+        .and_then(|backup| image.demand(backup.header().version()).map(|()| backup))
+        .map_err(|error| Failure::of_luks(image.header().path(), error))?;
     write(file, backup.bytes())?;
     let advice = backup.header().advice();
     if let Some(advice) = &advice {
