@@ -24,7 +24,7 @@ pub(crate) fn of_luks(path: &Path, error: &Error) -> Option<String> {
             format!("luksctl keyslot list {image}")
         }
         Error::NotLuks => format!("`luksctl format {image}` would make it one, and destroy what it holds"),
-        Error::Luks1 => format!("cryptsetup convert {image} --type luks2"),
+        Error::Luks1 => format!("luksctl convert {image} --type luks2"),
         Error::NoValidCopy { .. } => {
             format!("both copies are damaged: luksctl header restore {image} BACKUP")
         }
@@ -36,7 +36,7 @@ pub(crate) fn of_luks(path: &Path, error: &Error) -> Option<String> {
         Error::KdfParameter { .. } => "leave --pbkdf-memory and --pbkdf-parallel out with --pbkdf pbkdf2".to_owned(),
         Error::Calibration { .. } => "give the cost with --pbkdf-force-iterations".to_owned(),
         Error::Locked { .. } => "another program changes this header now; try again in a moment".to_owned(),
-        Error::Luks1Has { .. } => format!("cryptsetup convert {image} --type luks2"),
+        Error::Luks1Has { .. } => format!("luksctl convert {image} --type luks2"),
         Error::Luks2 => "leave --type out, or ask for --type luks2".to_owned(),
         Error::ChangedSinceRead | Error::ConcurrentUpdate { .. } | Error::Poisoned => {
             "run the same command again".to_owned()
