@@ -17,6 +17,7 @@ use crate::limits::Limits;
 use crate::luks1::{self, Luks1Container, Luks1Header};
 use crate::metadata::segment::{CryptSegment, Segment};
 use crate::metadata::{KeyslotId, Metadata, SegmentId};
+use crate::policy::Policy;
 use crate::store::{HeaderStore, LockMode};
 use crate::unlock::UnlockRequest;
 use crate::volume::{SegmentMap, Volume};
@@ -173,6 +174,26 @@ impl<H: HeaderStore, D: BlockIo> AnyContainer<H, D> {
             return Ok(AnyContainer::Luks1(Box::new(Luks1Container::open(store, data, limits)?)));
         }
         Ok(AnyContainer::Luks2(Box::new(Container::open(store, data, limits)?)))
+    }
+
+    /// The same under another policy, which every unlock and every edit holds against the header in memory from now on.
+    #[must_use]
+    pub fn with_policy(self, policy: Policy) -> Self {
+        match self {
+            AnyContainer::Luks1(container) => AnyContainer::Luks1(Box::new(container.with_policy(policy))),
+            AnyContainer::Luks2(container) => AnyContainer::Luks2(Box::new(container.with_policy(policy))),
+        }
+    }
+
+    /// Holds the policy against the header in memory, as every unlock and every edit does.
+    ///
+    /// # Errors
+    /// [`Error::Policy`] with every breach.
+    pub fn check_policy(&self) -> Result<(), Error> {
+        match self {
+            AnyContainer::Luks1(container) => container.check_policy(),
+            AnyContainer::Luks2(container) => container.check_policy(),
+        }
     }
 
     /// The header as it was last read or written.

@@ -31,6 +31,7 @@ use crate::limits::{BINARY_HEADER, Limits};
 use crate::metadata::config::Config;
 use crate::metadata::segment::{CryptSegment, Segment, SegmentSize};
 use crate::metadata::{ById, DigestId, KeyslotId, Metadata, SegmentId};
+use crate::policy::Policy;
 use crate::store::{HeaderStore, LockMode};
 use crate::unlock;
 use crate::volume_key;
@@ -85,6 +86,8 @@ pub struct FormatParams {
     pub data_offset: Option<Bytes>,
     /// Whether the header lies on a device of its own.
     pub detached: bool,
+    /// What the new header must be; anything if `None`. Judged before the first write.
+    pub policy: Option<Policy>,
 }
 
 impl Default for FormatParams {
@@ -105,6 +108,7 @@ impl Default for FormatParams {
             keyslots_size: None,
             data_offset: None,
             detached: false,
+            policy: None,
         }
     }
 }
@@ -114,7 +118,7 @@ impl Default for FormatParams {
 /// [`FormatPlan::header_size`] long. Returns the header as read back from the disk.
 ///
 /// # Errors
-/// Those of [`plan`] and [`calibrate`], before anything is written; errors of the disk; [`Error::NotProven`].
+/// Those of [`plan`] and [`calibrate`] and [`Error::Policy`], before anything is written; errors of the disk; [`Error::NotProven`].
 pub fn format<H: HeaderStore, D: BlockIo>(
     store: &H,
     data: &D,
@@ -142,6 +146,9 @@ pub fn format<H: HeaderStore, D: BlockIo>(
     .into_bytes();
     header.binary.label = plan.label.clone().unwrap_or_default().into_bytes();
     header.binary.subsystem = plan.subsystem.clone().unwrap_or_default().into_bytes();
+    if let Some(policy) = &params.policy {
+        policy.check(&header)?;
+    }
 
     let _guard = store.lock(LockMode::Exclusive, limits.lock_wait)?;
     wipe::old_magic(store)?;

@@ -15,6 +15,7 @@ pub(crate) mod area;
 pub mod backup;
 pub mod binary;
 pub mod calibrate;
+pub mod check;
 pub mod container;
 pub mod convert;
 pub mod copy;

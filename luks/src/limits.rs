@@ -50,6 +50,9 @@ pub const LUKS1_KEY_BYTES_MAX: u32 = 512;
 /// one lying keyslot may cost.
 pub const PBKDF2_ITERATIONS_MAX: u32 = 1 << 30;
 
+/// Most damaged stretches of keyslot areas that one look lists.
+pub const AREA_FINDINGS_MAX: usize = 1024;
+
 /// Bounds that a caller may move. The defaults open every image that cryptsetup makes and stop a hostile header
 /// from costing more than a strong machine can give.
 #[derive(Debug, Clone, PartialEq, Eq)]

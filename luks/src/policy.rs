@@ -16,8 +16,10 @@ mod pins;
 
 use std::fmt;
 
+use crate::any::AnyHeader;
 use crate::error::Error;
 use crate::header::Header;
+use crate::luks1::Luks1Header;
 
 pub(crate) use breach::list;
 pub use breach::{Breach, Place, PolicyRule};
@@ -231,6 +233,35 @@ impl Policy {
     /// [`Error::Policy`] with every breach.
     pub fn check(&self, header: &Header) -> Result<(), Error> {
         self.refuse(self.judge(header))
+    }
+
+    /// As [`Policy::judge`], for LUKS1.
+    pub fn judge_luks1(&self, header: &Luks1Header) -> Vec<Breach> {
+        judge::of_luks1(self, header)
+    }
+
+    /// As [`Policy::check`], for LUKS1.
+    ///
+    /// # Errors
+    /// [`Error::Policy`] with every breach.
+    pub fn check_luks1(&self, header: &Luks1Header) -> Result<(), Error> {
+        self.refuse(self.judge_luks1(header))
+    }
+
+    /// As [`Policy::judge`], for either version.
+    pub fn judge_any(&self, header: &AnyHeader) -> Vec<Breach> {
+        match header {
+            AnyHeader::Luks1(header) => self.judge_luks1(header),
+            AnyHeader::Luks2(header) => self.judge(header),
+        }
+    }
+
+    /// As [`Policy::check`], for either version.
+    ///
+    /// # Errors
+    /// [`Error::Policy`] with every breach.
+    pub fn check_any(&self, header: &AnyHeader) -> Result<(), Error> {
+        self.refuse(self.judge_any(header))
     }
 
     fn refuse(&self, breaches: Vec<Breach>) -> Result<(), Error> {

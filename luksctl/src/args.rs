@@ -101,6 +101,8 @@ pub(crate) enum Verb {
     /// Unmount what `mount` mounted and close it
     #[command(alias = "unmount")]
     Umount(verb::umount::UmountArgs),
+    /// Find what is wrong with a header: its copies, what a policy refuses, overwritten keyslots
+    Check(verb::check::CheckArgs),
     /// Rewrite a damaged or stale header copy from the good one
     Repair(verb::repair::RepairArgs),
     /// Look at this machine: what is missing, what could leak, and the command that mends it

@@ -28,6 +28,11 @@ pub(crate) fn of_luks(path: &Path, error: &Error) -> Option<String> {
         Error::NoValidCopy { .. } => {
             format!("both copies are damaged: luksctl header restore {image} BACKUP")
         }
+        Error::Policy { .. } => {
+            format!(
+                "`luksctl check {image}` says more; if you trust this header, --policy FILE can accept it (docs/policy.md)"
+            )
+        }
         Error::KdfLimit { value, min, .. } if value < min => format!("it must be at least {min}"),
         Error::KdfLimit { .. } => {
             "if you trust this image, raise --max-kdf-memory, --max-kdf-time or --max-kdf-iterations".to_owned()
@@ -121,6 +126,7 @@ pub(crate) fn of_session(error: &SessionError) -> Option<String> {
         SessionError::Refused(failure) => return of_failure(failure.kind),
         SessionError::Luks { path, source } => return of_luks(path, source),
         SessionError::Block { path, source } => return of_block(path, source),
+        SessionError::PolicyFile { .. } => "docs/policy.md lists the keys and what each may be".to_owned(),
         SessionError::Io { path, source, .. } => return of_open(path, source),
         SessionError::KeySource(error) => return of_key_source(error),
         SessionError::Program { program, reason } if reason.contains("No such file") => {
@@ -153,6 +159,7 @@ fn of_failure(kind: FailureKind) -> Option<String> {
         FailureKind::OtherVolume => "give the header that it was opened with: --header FILE".to_owned(),
         FailureKind::LostWrites => "close it, open it again and check the file system".to_owned(),
         FailureKind::Header => "luksctl dump IMAGE".to_owned(),
+        FailureKind::Policy => "`luksctl check IMAGE` says more".to_owned(),
         _ => return None,
     })
 }

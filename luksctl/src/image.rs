@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use block::{BlockIo as _, Direct, FileDisk, OpenMode, UseLock};
-use luks::{AnyContainer, AnyHeader, Container, Error, Limits, Version, load_any};
+use luks::{AnyContainer, AnyHeader, Container, Error, Limits, Policy, Version, load_any};
 
 use crate::args::target::{LimitArgs, TargetArgs};
 use crate::failure::Failure;
@@ -35,11 +35,20 @@ pub(crate) struct Image {
     data: Arc<FileDisk>,
     /// The version that was asked for.
     version: Option<Version>,
+    /// The policy that was asked for.
+    policy: Option<Policy>,
 }
 
 impl Image {
-    /// Opens the files that `target` names; what somebody uses is not opened to change its data.
+    /// Opens the files that `target` names; what somebody uses is not opened to change its data. `--policy` holds for every
+    /// header that is read from them.
     pub(crate) fn open(target: &TargetArgs, access: Access) -> Result<Image, Failure> {
+        let policy = target.policy()?;
+        Ok(Image { policy, ..Image::open_unjudged(target, access)? })
+    }
+
+    /// The same for who judges the header by himself.
+    pub(crate) fn open_unjudged(target: &TargetArgs, access: Access) -> Result<Image, Failure> {
         let path = resolve(&target.image)?;
         if access == Access::ChangeData {
             // Before the exclusive open, which would find itself.
@@ -51,7 +60,7 @@ impl Image {
             None => Arc::clone(&data),
             Some(header) => Arc::new(open_disk(&resolve(header)?, access == Access::Read)?),
         };
-        Ok(Image { path, header, data, version: target.version() })
+        Ok(Image { path, header, data, version: target.version(), policy: None })
     }
 
     /// How the person knows the image.
@@ -85,6 +94,7 @@ impl Image {
     pub(crate) fn load_luks2(&self, limits: &Limits, no: &'static str) -> Result<luks::Header, Failure> {
         self.demand(Version::Luks2)
             .and_then(|()| luks::load(&self.header, limits))
+            .and_then(|header| self.policy.as_ref().map_or(Ok(()), |policy| policy.check(&header)).map(|()| header))
             .map_err(|error| Failure::of_luks(self.header.path(), only_luks2(error, no)))
     }
 
@@ -93,9 +103,18 @@ impl Image {
         self.look(limits).map_err(|error| Failure::of_luks(self.header.path(), error))
     }
 
-    /// The same for who expects that it may be none.
+    /// The same for who expects that it may be none. A policy that was asked for holds for a header that is only shown, too;
+    /// without one every header may be looked at.
     pub(crate) fn look(&self, limits: &Limits) -> Result<AnyHeader, Error> {
-        load_any(&self.header, limits).and_then(|header| self.demand(header.version()).map(|()| header))
+        let header = load_any(&self.header, limits)?;
+        self.demand(header.version())?;
+        self.policy.as_ref().map_or(Ok(()), |policy| policy.check_any(&header))?;
+        Ok(header)
+    }
+
+    /// The policy that holds for what unlocks or edits.
+    fn policy(&self) -> Policy {
+        self.policy.clone().unwrap_or_default()
     }
 
     /// A LUKS2 container, for what LUKS1 does not have: `no` names it. Says on stderr when the header is damaged but usable.
@@ -105,6 +124,9 @@ impl Image {
             .and_then(|()| Container::open(Arc::clone(&self.header), Arc::clone(&self.data), limits.clone()));
         let container = opened.map_err(|error| Failure::of_luks(self.header.path(), only_luks2(error, no)))?;
         advise(self.header.path(), container.header().health().advice());
+        let container = container.with_policy(self.policy());
+        // Said before a passphrase is asked for, and held again by every unlock and edit.
+        container.check_policy().map_err(|error| Failure::of_luks(self.header.path(), error))?;
         Ok(container)
     }
 
@@ -115,6 +137,8 @@ impl Image {
             .and_then(|container| self.demand(container.version()).map(|()| container))
             .map_err(|error| Failure::of_luks(self.header.path(), error))?;
         advise(self.header.path(), container.advice());
+        let container = container.with_policy(self.policy());
+        container.check_policy().map_err(|error| Failure::of_luks(self.header.path(), error))?;
         Ok(container)
     }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use block::{Direct, FileDisk, LockError, OpenMode, UseLock};
 use luks::metadata::segment::{CryptSegment, Segment};
 use luks::metadata::{KeyslotId, SegmentId};
-use luks::{AnyContainer, Error, Limits, Purpose, SegmentMap, UnlockRequest, Version, Volume, VolumeKey};
+use luks::{AnyContainer, Error, Limits, Policy, Purpose, SegmentMap, UnlockRequest, Version, Volume, VolumeKey};
 use secret::Secret;
 
 use crate::protocol::UnlockOrder;
@@ -150,9 +150,14 @@ impl Prepared {
 }
 
 impl Opened {
-    /// Unlocks the suspended volume again, if the header still is that of this volume, and lets I/O go on.
-    pub(crate) fn resume(&self, passphrase: Secret) -> Result<(), Failure> {
+    /// Unlocks the suspended volume again, if the header still is that of this volume, and lets I/O go on. The policy that it
+    /// was opened under holds, and besides it `policy`.
+    pub(crate) fn resume(&self, passphrase: Secret, policy: Option<&Policy>) -> Result<(), Failure> {
         let container = container(&self.order, &self.data)?;
+        if let Some(policy) = policy {
+            let checked = policy.check_any(&container.header());
+            checked.map_err(|error| failure(container.store().path(), &error))?;
+        }
         let (map, mark, _) = on_scrubbed_thread(|| {
             let unlocked = unlock(&container, None, &passphrase)?;
             drop(passphrase);
@@ -173,7 +178,11 @@ fn container(order: &UnlockOrder, data: &FileDisk) -> Result<FileContainer, Fail
         Some(path) => open_disk(path, true, Direct::Never)?,
     };
     let path = order.header.as_ref().unwrap_or(&order.image);
-    AnyContainer::open(header, data.clone(), Limits::from(&order.limits)).map_err(|error| failure(path, &error))
+    let opened = AnyContainer::open(header, data.clone(), Limits::from(&order.limits));
+    let container = opened.map_err(|error| failure(path, &error))?.with_policy(Policy::from(&order.policy));
+    // Known before anybody waits for a derivation, and held again by every unlock.
+    container.check_policy().map_err(|error| failure(path, &error))?;
+    Ok(container)
 }
 
 fn open_disk(path: &Path, read_only: bool, direct: Direct) -> Result<FileDisk, Failure> {
@@ -281,6 +290,7 @@ fn kind_of(error: &Error) -> FailureKind {
             FailureKind::Memory
         }
         Error::Block(_) => FailureKind::Image,
+        Error::Policy { .. } => FailureKind::Policy,
         _ => FailureKind::Header,
     }
 }

@@ -16,6 +16,7 @@ use crate::choice::choose;
 use crate::client::Client;
 use crate::close::clean_leftover;
 use crate::kernel::OpenFailure;
+use crate::policy::PolicyOrder;
 use crate::protocol::{LimitsOrder, Reply, Request, UnlockOrder};
 use crate::registry::{Behind, Liveness, RegistryLock, behind, holder_of, identity, liveness, wait_until_free};
 use crate::run_dir::{Entry, RunDir};
@@ -55,6 +56,8 @@ pub struct OpenRequest {
     pub flags: MappingFlags,
     /// Bounds on what the header may cost.
     pub limits: luks::Limits,
+    /// What the header may be. Whoever unlocks holds it: the server, or this process for dm-crypt.
+    pub policy: luks::Policy,
     /// Passphrases to ask for before giving up; at least 1.
     pub tries: u32,
 }
@@ -74,6 +77,7 @@ impl OpenRequest {
             backend: BackendChoice::Auto,
             flags: MappingFlags::default(),
             limits: luks::Limits::default(),
+            policy: luks::Policy::default_preset(),
             tries: 3,
         }
     }
@@ -120,7 +124,7 @@ pub fn open(
     settle(run, &entry)?;
     kernel::tidy(run, &entry)?;
     check_free(run, &entry, &order.image, &image_identity)?;
-    let uuid = check_header(&order, &request.limits)?;
+    let uuid = check_header(&order, request)?;
     let mut chosen = choose(request, &uuid)?;
     let mut passphrase = None;
     if chosen.try_dm {
@@ -202,6 +206,7 @@ fn order(request: &OpenRequest) -> Result<UnlockOrder, SessionError> {
         threads: request.threads,
         no_loop: request.no_loop,
         limits: LimitsOrder::from(&request.limits),
+        policy: PolicyOrder::from(&request.policy),
     })
 }
 
@@ -230,12 +235,14 @@ pub(crate) fn check_free(run: &RunDir, entry: &Entry, image: &Path, image_identi
     }
 }
 
-/// Reads the header; its UUID.
-fn check_header(order: &UnlockOrder, limits: &luks::Limits) -> Result<String, SessionError> {
+/// Reads the header and holds the policy against it, so that nobody types a passphrase in vain; its UUID.
+fn check_header(order: &UnlockOrder, request: &OpenRequest) -> Result<String, SessionError> {
     let path = order.header.as_ref().unwrap_or(&order.image);
     let mode = OpenMode { read_only: true, direct: Direct::Never, exclusive: false };
     let disk = FileDisk::open(path, &mode).map_err(|source| SessionError::Block { path: path.clone(), source })?;
-    let header = luks::load_any(&disk, limits).map_err(|source| SessionError::Luks { path: path.clone(), source })?;
+    let failed = |source| SessionError::Luks { path: path.clone(), source };
+    let header = luks::load_any(&disk, &request.limits).map_err(failed)?;
+    request.policy.check_any(&header).map_err(failed)?;
     if let Some(advice) = header.advice() {
         log::warn!("{}: {advice}", path.display());
     }

@@ -13,7 +13,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant, SystemTime};
 
 use block::{BlockIo as _, FileDisk};
-use luks::Volume;
+use luks::{Policy, Volume};
 use rustix::event::{EventfdFlags, eventfd};
 use secret::Secret;
 
@@ -253,13 +253,13 @@ impl VolumeServer {
     }
 
     /// Unlocks a suspended volume again.
-    pub(crate) fn resume(&self, passphrase: Secret) -> Result<(), Failure> {
+    pub(crate) fn resume(&self, passphrase: Secret, policy: Option<&Policy>) -> Result<(), Failure> {
         let work = self.take_turn()?;
         let open = self.open_of(&work)?;
         if !open.opened.volume.is_suspended() {
             return Err(Failure::new(FailureKind::State, format!("{} is not suspended", self.entry.name)));
         }
-        open.opened.resume(passphrase)?;
+        open.opened.resume(passphrase, policy)?;
         log::info!("resumed");
         Ok(())
     }

@@ -2,7 +2,8 @@
 //! edited.
 //!
 //! Invariants as those of [`Container`](crate::Container): opening never writes; a volume is made only of a key that the
-//! header's digest accepted; every cost is held against [`Limits`] before work; after a failed write the handle is poisoned.
+//! header's digest accepted; no key is derived from a header, and none written, that the [`Policy`] does not accept; every cost
+//! is held against [`Limits`] before work; after a failed write the handle is poisoned.
 
 use std::sync::Arc;
 
@@ -18,6 +19,7 @@ use crate::luks1::load::{load, read_bytes};
 use crate::luks1::view::DIGEST;
 use crate::metadata::segment::{CryptSegment, Segment};
 use crate::metadata::{KeyslotId, SegmentId};
+use crate::policy::Policy;
 use crate::store::HeaderStore;
 use crate::unlock::{self, UnlockRequest};
 use crate::volume::{Extent, MapEntry, SegmentMap, Target, Volume};
@@ -29,6 +31,7 @@ pub struct Luks1Container<H: HeaderStore, D: BlockIo> {
     pub(super) data: D,
     pub(super) header: Luks1Header,
     pub(super) limits: Limits,
+    pub(super) policy: Policy,
     pub(super) poisoned: bool,
 }
 
@@ -39,7 +42,21 @@ impl<H: HeaderStore, D: BlockIo> Luks1Container<H, D> {
     /// What [`load`] says.
     pub fn open(store: H, data: D, limits: Limits) -> Result<Self, Error> {
         let header = load(&store, &limits)?;
-        Ok(Luks1Container { store, data, header, limits, poisoned: false })
+        Ok(Luks1Container { store, data, header, limits, policy: Policy::default_preset(), poisoned: false })
+    }
+
+    /// The same under another policy, which every unlock and every edit holds against the header in memory from now on.
+    #[must_use]
+    pub fn with_policy(self, policy: Policy) -> Self {
+        Luks1Container { policy, ..self }
+    }
+
+    /// Holds the policy against the header in memory, as every unlock and every edit does.
+    ///
+    /// # Errors
+    /// [`Error::Policy`] with every breach.
+    pub fn check_policy(&self) -> Result<(), Error> {
+        self.policy.check_luks1(&self.header)
     }
 
     /// The header as it was last read or written.
@@ -70,8 +87,9 @@ impl<H: HeaderStore, D: BlockIo> Luks1Container<H, D> {
     /// Tries `passphrase` on the enabled keyslots in their order, or only on `keyslot`.
     ///
     /// # Errors
-    /// What [`unlock::unlock`] says; [`Error::Luks1KeyslotRange`].
+    /// [`Error::Policy`] before anything else; what [`unlock::unlock`] says; [`Error::Luks1KeyslotRange`].
     pub fn unlock(&self, env: &Env<'_>, keyslot: Option<KeyslotId>, passphrase: &Secret) -> Result<VolumeKey, Error> {
+        self.check_policy()?;
         check_id(keyslot)?;
         let request = UnlockRequest { keyslot, ..UnlockRequest::default() };
         unlock::unlock_metadata(&self.store, &self.header.metadata(), env, &self.limits, &request, passphrase)
@@ -92,8 +110,9 @@ impl<H: HeaderStore, D: BlockIo> Luks1Container<H, D> {
     /// The payload, for who does the encryption elsewhere: its cipher need not be one of this crate's.
     ///
     /// # Errors
-    /// [`Error::SegmentGeometry`] if the data device cannot hold it.
+    /// [`Error::Policy`]; [`Error::SegmentGeometry`] if the data device cannot hold it.
     pub fn opened_segment(&self) -> Result<(Segment, CryptSegment), Error> {
+        self.check_policy()?;
         self.check_place()?;
         Ok((self.header.segment(), self.header.crypt_segment()))
     }
@@ -101,8 +120,10 @@ impl<H: HeaderStore, D: BlockIo> Luks1Container<H, D> {
     /// The volume under `key`: one run of sectors of 512 bytes, IVs from 0.
     ///
     /// # Errors
-    /// [`Error::SegmentGeometry`] if the data device cannot hold it; a cipher that this crate does not implement.
+    /// [`Error::Policy`]; [`Error::SegmentGeometry`] if the data device cannot hold it; a cipher that this crate does not
+    /// implement.
     pub fn segment_map(&self, key: &VolumeKey) -> Result<SegmentMap, Error> {
+        self.check_policy()?;
         self.check_place()?;
         let spec = CipherSpec::parse_shorthand(&self.header.cipher())?;
         let cipher = dmcrypt::build(&spec, key.expose(), SectorSize::S512)?;

@@ -15,7 +15,7 @@
 use block::{BlockIo, ByteView};
 use secret::Secret;
 
-use crate::area::{AreaLayout, fill_random};
+use crate::area::{AreaLayout, wipe_area};
 use crate::edit::{LastSlot, NewKeyslot};
 use crate::env::Env;
 use crate::error::Error;
@@ -97,6 +97,7 @@ impl<H: HeaderStore, D: BlockIo> Luks1Container<H, D> {
         if load_unlocked(&self.store)? != self.header {
             return Err(Error::ChangedSinceRead);
         }
+        self.check_policy()?;
         let changed = change(self);
         if let Err(Error::Block(_)) = &changed {
             self.poisoned = true;
@@ -105,6 +106,7 @@ impl<H: HeaderStore, D: BlockIo> Luks1Container<H, D> {
     }
 
     fn commit(&mut self, next: Luks1Header) -> Result<(), Error> {
+        self.policy.check_luks1(&next)?;
         write::replace(&self.store, &self.header, &next)?;
         self.header = next;
         Ok(())
@@ -207,6 +209,8 @@ impl<H: HeaderStore, D: BlockIo> Luks1Container<H, D> {
     /// Writes the material of a staged keyslot, and then the header that enables it.
     fn write_staged(&mut self, staged: &Staged) -> Result<(), Error> {
         self.edit(|container| {
+            // Before the material is written, too.
+            container.policy.check_luks1(&staged.enabled_in(&container.header))?;
             staged.write_material(&container.store, &container.header)?;
             container.commit(staged.enabled_in(&container.header))
         })
@@ -226,8 +230,7 @@ impl<H: HeaderStore, D: BlockIo> Luks1Container<H, D> {
     /// Wipes the key material of `id`, then disables it. What is left of it in the header is its place.
     fn remove(&mut self, env: &Env<'_>, id: KeyslotId) -> Result<(), Error> {
         let slot = *at(&self.header, id)?;
-        fill_random(&self.store, env, self.header.material_offset(&slot), self.header.material_size())?;
-        self.store.flush()?;
+        wipe_area(&self.store, env, &self.header.keyslot(&slot).area)?;
         self.commit(with_slot(&self.header, id, Luks1Slot { enabled: false, iterations: 0, salt: [0; 32], ..slot }))
     }
 

@@ -29,6 +29,7 @@ use crate::luks1::header::{DIGEST_BYTES, HEADER_BYTES, KEYSLOTS, Luks1Header, Lu
 use crate::luks1::load::load_unlocked;
 use crate::luks1::text::FixedText;
 use crate::metadata::KeyslotId;
+use crate::policy::Policy;
 use crate::store::{HeaderStore, LockMode};
 use crate::unlock;
 
@@ -60,6 +61,8 @@ pub struct Luks1FormatParams {
     pub data_offset: Option<Bytes>,
     /// Whether the header lies on a device of its own.
     pub detached: bool,
+    /// What the new header must be; anything if `None`. Judged before the first write.
+    pub policy: Option<Policy>,
 }
 
 impl Default for Luks1FormatParams {
@@ -75,6 +78,7 @@ impl Default for Luks1FormatParams {
             uuid: None,
             data_offset: None,
             detached: false,
+            policy: None,
         }
     }
 }
@@ -218,7 +222,8 @@ fn payload(params: &Luks1FormatParams, areas_end: Bytes) -> Result<u32, Error> {
 /// [`Luks1FormatPlan::header_size`] long. Returns the header as read back from the disk.
 ///
 /// # Errors
-/// Those of [`plan`] and [`calibrate`], before anything is written; errors of the disk; [`Error::NotProven`].
+/// Those of [`plan`] and [`calibrate`] and [`Error::Policy`], before anything is written; errors of the disk;
+/// [`Error::NotProven`].
 pub fn format<H: HeaderStore, D: BlockIo>(
     store: &H,
     data: &D,
@@ -243,6 +248,9 @@ pub fn format<H: HeaderStore, D: BlockIo>(
     set_digest(&mut header, env, params, &plan, &key)?;
     let staged = Staged::new(&header, env, &limits, &key, passphrase, &new)?;
     let with_slot = staged.enabled_in(&header);
+    if let Some(policy) = &params.policy {
+        policy.check_luks1(&with_slot)?;
+    }
 
     let _guard = store.lock(LockMode::Exclusive, limits.lock_wait)?;
     wipe::old_magic(store)?;

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use crate::header::Header;
+use crate::luks1::Luks1Header;
 use crate::metadata::keyslot::{Kdf, Keyslot};
 use crate::metadata::segment::Segment;
 use crate::metadata::{KeyslotId, Metadata, SegmentId};
@@ -15,17 +16,17 @@ use super::{Bounds, Breach, Fingerprint, Names, Place, Policy, PolicyRule, is_nu
 const HOT: &str = "in-reencryption";
 
 /// The breaches found so far.
-pub(super) struct Judge<'a> {
+struct Judge<'a> {
     policy: &'a Policy,
     breaches: Vec<Breach>,
 }
 
 impl<'a> Judge<'a> {
-    pub(super) fn new(policy: &'a Policy) -> Judge<'a> {
+    fn new(policy: &'a Policy) -> Judge<'a> {
         Judge { policy, breaches: Vec::new() }
     }
 
-    pub(super) fn finish(self) -> Vec<Breach> {
+    fn finish(self) -> Vec<Breach> {
         self.breaches
     }
 
@@ -41,7 +42,7 @@ impl<'a> Judge<'a> {
         }
     }
 
-    pub(super) fn version(&mut self, version: u16) {
+    fn version(&mut self, version: u16) {
         if !self.policy.versions.contains(&version) {
             let allowed: Vec<String> = self.policy.versions.iter().map(ToString::to_string).collect();
             self.breach(PolicyRule::Version, Place::Header, version, allowed.join(", "));
@@ -49,7 +50,7 @@ impl<'a> Judge<'a> {
     }
 
     /// `rule` is [`PolicyRule::Cipher`] or [`PolicyRule::KeyslotCipher`].
-    pub(super) fn cipher(&mut self, rule: PolicyRule, place: Place, encryption: &str) {
+    fn cipher(&mut self, rule: PolicyRule, place: Place, encryption: &str) {
         let policy = self.policy;
         if is_null_cipher(encryption) {
             if !policy.null_cipher {
@@ -62,7 +63,7 @@ impl<'a> Judge<'a> {
     }
 
     /// `rule` is [`PolicyRule::KeySize`] or [`PolicyRule::KeyslotKeySize`].
-    pub(super) fn key_size(&mut self, rule: PolicyRule, place: Place, key_size_bytes: u32) {
+    fn key_size(&mut self, rule: PolicyRule, place: Place, key_size_bytes: u32) {
         let policy = self.policy;
         let min = if rule == PolicyRule::KeySize { policy.key_bits_min } else { policy.keyslot_key_bits_min };
         let bits = u64::from(key_size_bytes) * 8;
@@ -71,25 +72,25 @@ impl<'a> Judge<'a> {
         }
     }
 
-    pub(super) fn hash(&mut self, place: Place, use_of: &str, hash: &str) {
+    fn hash(&mut self, place: Place, use_of: &str, hash: &str) {
         let policy = self.policy;
         if !policy.hashes.accepts(hash) {
             self.breach(PolicyRule::Hash, place, format_args!("{hash} ({use_of})"), &policy.hashes);
         }
     }
 
-    pub(super) fn kdf_type(&mut self, place: Place, kdf: &str) {
+    fn kdf_type(&mut self, place: Place, kdf: &str) {
         let policy = self.policy;
         self.name(PolicyRule::KdfType, place, kdf, &policy.kdf_types);
     }
 
-    pub(super) fn pbkdf2(&mut self, place: Place, iterations: u32) {
+    fn pbkdf2(&mut self, place: Place, iterations: u32) {
         let bounds = self.policy.pbkdf2_iterations;
         self.cost(place, "pbkdf2 iterations", iterations, bounds);
     }
 
     /// A digest's own derivation: nobody guesses a random volume key, but somebody may have to wait for it.
-    pub(super) fn digest_cost(&mut self, place: Place, iterations: u32) {
+    fn digest_cost(&mut self, place: Place, iterations: u32) {
         let bounds = Bounds { min: 0, ..self.policy.pbkdf2_iterations };
         self.cost(place, "pbkdf2 iterations", iterations, bounds);
     }
@@ -111,7 +112,7 @@ impl<'a> Judge<'a> {
         }
     }
 
-    pub(super) fn uuid(&mut self, uuid: &str) {
+    fn uuid(&mut self, uuid: &str) {
         let policy = self.policy;
         if let Some(pinned) = policy.pins.uuid.as_ref().filter(|pinned| !pinned.eq_ignore_ascii_case(uuid)) {
             self.breach(PolicyRule::PinnedUuid, Place::Header, uuid, pinned);
@@ -119,7 +120,7 @@ impl<'a> Judge<'a> {
     }
 
     /// `None` for a format that has no epoch.
-    pub(super) fn epoch(&mut self, epoch: Option<u64>) {
+    fn epoch(&mut self, epoch: Option<u64>) {
         let Some(pinned) = self.policy.pins.epoch else { return };
         let allowed = format!("{pinned} or higher");
         match epoch {
@@ -129,7 +130,7 @@ impl<'a> Judge<'a> {
         }
     }
 
-    pub(super) fn volume_key(&mut self, place: Place, found: Fingerprint) {
+    fn volume_key(&mut self, place: Place, found: Fingerprint) {
         let pinned = &self.policy.pins.volume_keys;
         if !pinned.is_empty() && !pinned.contains(&found) {
             let allowed: Vec<String> = pinned.iter().map(ToString::to_string).collect();
@@ -137,7 +138,7 @@ impl<'a> Judge<'a> {
         }
     }
 
-    pub(super) fn segments(&mut self, found: Fingerprint) {
+    fn segments(&mut self, found: Fingerprint) {
         if let Some(pinned) = self.policy.pins.segments.filter(|pinned| *pinned != found) {
             self.breach(PolicyRule::PinnedSegments, Place::Header, found, pinned);
         }
@@ -147,24 +148,38 @@ impl<'a> Judge<'a> {
 /// Everything that `policy` does not accept of a LUKS2 header.
 pub(super) fn of_luks2(policy: &Policy, header: &Header) -> Vec<Breach> {
     let mut judge = Judge::new(policy);
-    let metadata = header.metadata();
     judge.version(2);
     judge.uuid(&header.uuid());
     judge.epoch(Some(header.seqid()));
     judge.hash(Place::Header, "header checksum", &String::from_utf8_lossy(&header.binary().csum_alg));
-    judge.requirements(metadata);
-    for (id, segment) in metadata.segments.iter() {
-        judge.segment(id, segment);
-    }
-    for (id, keyslot) in metadata.keyslots.iter() {
-        judge.keyslot(metadata, id, keyslot);
-    }
-    judge.digests(metadata);
-    judge.segments(Fingerprint::of_segments(metadata));
+    judge.metadata(header.metadata());
+    judge.finish()
+}
+
+/// Everything that `policy` does not accept of a LUKS1 header.
+pub(super) fn of_luks1(policy: &Policy, header: &Luks1Header) -> Vec<Breach> {
+    let mut judge = Judge::new(policy);
+    judge.version(1);
+    judge.uuid(&header.uuid.to_text());
+    judge.epoch(None);
+    judge.metadata(&header.metadata());
     judge.finish()
 }
 
 impl Judge<'_> {
+    /// What either version has, in LUKS2's words.
+    fn metadata(&mut self, metadata: &Metadata) {
+        self.requirements(metadata);
+        for (id, segment) in metadata.segments.iter() {
+            self.segment(id, segment);
+        }
+        for (id, keyslot) in metadata.keyslots.iter() {
+            self.keyslot(metadata, id, keyslot);
+        }
+        self.digests(metadata);
+        self.segments(Fingerprint::of_segments(metadata));
+    }
+
     fn requirements(&mut self, metadata: &Metadata) {
         for name in &metadata.config.mandatory {
             if requirements::kind_of(name) == Kind::Reencryption {

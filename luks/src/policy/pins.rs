@@ -7,6 +7,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use crate::any::AnyHeader;
 use crate::error::Error;
 use crate::hash::HashAlg;
 use crate::header::Header;
@@ -115,11 +116,22 @@ pub struct Pins {
 impl Pins {
     /// All pins of a header as it is now.
     pub fn of(header: &Header) -> Pins {
-        let metadata = header.metadata();
+        Pins::of_parts(header.uuid(), Some(header.seqid()), header.metadata())
+    }
+
+    /// The same for either version; LUKS1 has no epoch.
+    pub fn of_any(header: &AnyHeader) -> Pins {
+        match header {
+            AnyHeader::Luks1(header) => Pins::of_parts(header.uuid.to_string(), None, &header.metadata()),
+            AnyHeader::Luks2(header) => Pins::of(header),
+        }
+    }
+
+    fn of_parts(uuid: String, epoch: Option<u64>, metadata: &Metadata) -> Pins {
         let bound = metadata.digests.iter().filter(|(_, digest)| !digest.segments.is_empty());
         Pins {
-            uuid: Some(header.uuid()),
-            epoch: Some(header.seqid()),
+            uuid: Some(uuid),
+            epoch,
             volume_keys: bound.map(|(_, digest)| Fingerprint::of_digest(digest)).collect(),
             segments: Some(Fingerprint::of_segments(metadata)),
         }

@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use block::Bytes;
 use clap::Args;
-use luks::Version;
+use luks::{Policy, Version};
+
+use crate::failure::Failure;
 
 /// The container that a verb works on.
 #[derive(Debug, Clone, Args)]
@@ -15,6 +17,9 @@ pub(crate) struct TargetArgs {
     /// The LUKS header lies in this file or device instead
     #[arg(long, value_name = "FILE")]
     pub(crate) header: Option<PathBuf>,
+    /// Refuse a header that this policy does not accept: default, strict, or a TOML file
+    #[arg(long, value_name = "PRESET|FILE", help_heading = "Bounds")]
+    pub(crate) policy: Option<PathBuf>,
     /// Take it only if it is this: luks1, luks2, or luks for either [for a new one: luks2]
     #[arg(short = 'M', long = "type", value_name = "TYPE", value_parser = ["luks", "luks1", "luks2"], hide_short_help = true)]
     pub(crate) kind: Option<String>,
@@ -28,6 +33,11 @@ impl TargetArgs {
             Some("luks2") => Some(Version::Luks2),
             _ => None,
         }
+    }
+
+    /// The policy that was named, if one was.
+    pub(crate) fn policy(&self) -> Result<Option<Policy>, Failure> {
+        self.policy.as_deref().map(session::policy::load).transpose().map_err(Failure::of_session)
     }
 }
 

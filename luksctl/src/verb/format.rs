@@ -41,7 +41,7 @@ pub(crate) struct FormatArgs {
     #[arg(long)]
     force: bool,
     /// Show what would be written, write nothing
-    #[arg(long)]
+    #[arg(long, conflicts_with = "policy")]
     dry_run: bool,
     /// Cipher of the data
     #[arg(short = 'c', long, value_name = "SPEC", default_value = "aes-xts-plain64", help_heading = "Container")]

@@ -26,7 +26,7 @@ pub(crate) fn run(args: &IsLuksArgs, common: &Common) -> Result<Code, Failure> {
     let found = image.look(&image::limits(&LimitArgs::default()));
     let code = if found.is_ok() { Code::Success } else { Code::Wrong };
     if let Err(error) = &found
-        && is_trouble(error)
+        && (is_trouble(error) || matches!(error, luks::Error::Policy { .. }))
     {
         return found.map(|_| code).map_err(|error| Failure::of_luks(image.path(), error));
     }

@@ -134,6 +134,7 @@ pub(crate) fn request(
     };
     request.flags = how.flags.flags();
     request.limits = image::limits(limits);
+    request.policy = target.policy()?.unwrap_or_default();
     request.tries = source.tries();
     Ok(request)
 }

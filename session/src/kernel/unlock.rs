@@ -34,7 +34,9 @@ impl<'a> Mapped<'a> {
         let header_disk = open(&header)?;
         let data_disk = if header == data { header_disk.clone() } else { open(&data)? };
         let container = AnyContainer::open(header_disk, data_disk, again.limits.clone())
-            .map_err(|source| SessionError::Luks { path: header, source })?;
+            .map_err(|source| SessionError::Luks { path: header.clone(), source })?
+            .with_policy(again.policy.clone().unwrap_or_default());
+        container.check_policy().map_err(|source| SessionError::Luks { path: header, source })?;
         Ok(Mapped { subject, live, container, again })
     }
 

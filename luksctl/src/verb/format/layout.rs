@@ -53,6 +53,7 @@ impl Params {
                 uuid: args.uuid.clone(),
                 data_offset,
                 detached: args.target.header.is_some(),
+                policy: args.target.policy()?,
                 ..Luks1FormatParams::default()
             }));
         }
@@ -71,6 +72,7 @@ impl Params {
             keyslots_size: args.luks2_keyslots_size,
             data_offset,
             detached: args.target.header.is_some(),
+            policy: args.target.policy()?,
             ..FormatParams::default()
         })))
     }
