@@ -8,6 +8,7 @@ pub mod crash;
 pub mod crypt_volume;
 pub mod disk_model;
 pub mod file_tree;
+pub mod forge;
 pub mod kernel_leftovers;
 pub mod ledger;
 pub mod leftovers;

@@ -45,9 +45,8 @@ pub fn judge(sector: &[u8]) -> Option<NotNoise> {
     if sector.iter().all(|byte| *byte == first) {
         return Some(NotNoise::Constant(first));
     }
-    let pairs = equal_pairs(sector);
-    let text = longest_run(sector, |_, byte| is_printable(byte)) >= PRINTABLE_RUN;
-    let run = longest_run(sector, |before, byte| before == Some(byte)) + 1 >= EQUAL_RUN;
+    let (pairs, runs) = (equal_pairs(sector), Runs::of(sector));
+    let (text, run) = (runs.printable >= PRINTABLE_RUN, runs.equal >= EQUAL_RUN);
     match () {
         () if text => Some(NotNoise::Text),
         () if run || pairs > PAIRS_MAX => Some(NotNoise::Uneven),
@@ -69,15 +68,25 @@ fn is_printable(byte: u8) -> bool {
     matches!(byte, b' '..=b'~' | b'\n' | b'\t')
 }
 
-/// The most bytes in a row for which `goes_on`, given the byte before and the byte, holds.
-fn longest_run(bytes: &[u8], goes_on: impl Fn(Option<u8>, u8) -> bool) -> usize {
-    let (mut longest, mut run, mut before) = (0, 0, None);
-    for byte in bytes {
-        run = if goes_on(before, *byte) { run + 1 } else { 0 };
-        longest = longest.max(run);
-        before = Some(*byte);
+/// The longest runs.
+struct Runs {
+    equal: usize,
+    printable: usize,
+}
+
+impl Runs {
+    fn of(bytes: &[u8]) -> Runs {
+        let mut longest = Runs { equal: 0, printable: 0 };
+        let (mut equal, mut printable, mut before) = (0, 0, None);
+        for byte in bytes {
+            equal = if before == Some(*byte) { equal + 1 } else { 1 };
+            printable = if is_printable(*byte) { printable + 1 } else { 0 };
+            longest.equal = longest.equal.max(equal);
+            longest.printable = longest.printable.max(printable);
+            before = Some(*byte);
+        }
+        longest
     }
-    longest
 }
 
 #[cfg(test)]

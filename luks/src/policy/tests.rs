@@ -189,6 +189,31 @@ fn long_values_and_long_lists_are_cut() {
     assert!(list(&many).ends_with("; and 12 more"), "{}", list(&many));
 }
 
+#[test]
+fn segments_by_the_thousand_are_judged_and_named_in_few_words() {
+    let mut json = good();
+    let one = json["segments"]["0"].clone();
+    let many: serde_json::Map<String, Value> = (0..20_000u64)
+        .map(|id| {
+            let mut segment = one.clone();
+            segment["encryption"] = "cipher_null-ecb".into();
+            segment["offset"] = ((1 << 30) + id * 512).to_string().into();
+            segment["size"] = if id < 19_999 { "512".into() } else { "dynamic".into() };
+            (id.to_string(), segment)
+        })
+        .collect();
+    json["digests"]["0"]["segments"] = many.keys().cloned().collect();
+    json["segments"] = many.into();
+    json["config"] = json!({ "json_size": ((4 << 20) - 4096).to_string(), "keyslots_size": "524288" });
+    json["keyslots"]["0"]["area"]["offset"] = (8 << 20).to_string().into();
+    let metadata = Metadata::parse(&json.to_string(), Bytes(4 << 20)).expect("the format sets no bound");
+    let header = Header::create(metadata, fixed().env().rng).expect("header");
+    let breaches = Policy::default_preset().judge(&header);
+    assert_eq!(breaches.len(), breach::LISTED_MAX);
+    let message = Policy::default_preset().check(&header).expect_err("refused").to_string();
+    assert!(message.len() < 2000 && message.contains("and 248 more"), "{message}");
+}
+
 /// What a derivation or a write needs of its surroundings, counted.
 struct Counted {
     inner: crate::env::fixed::FixedEnv,

@@ -6,7 +6,11 @@ use crate::desk::{CHEAP, Desk};
 fn every_verb_and_its_codes() {
     let desk = Desk::with_image();
     std::fs::write(desk.path("text"), "no container\n".repeat(1000)).unwrap();
-    let table: [(&[&str], i32); 26] = [
+    let table: [(&[&str], i32); 30] = [
+        (&["check", "--policy", "default", "image"], 0),
+        (&["check", "image"], 10),
+        (&["check", "text"], 1),
+        (&["keyslot", "test", "image", "--key-file", "key", "--policy", "strict"], 1),
         (&["--version"], 0),
         (&["--help"], 0),
         (&["format", "--help"], 0),

@@ -6,7 +6,8 @@ use crate::desk::{CHEAP, Desk, skip};
 fn json_is_json_on_every_verb_that_reports() {
     let desk = Desk::with_image();
     std::fs::write(desk.path("plain"), "plain").unwrap();
-    let verbs: [&[&str]; 14] = [
+    let verbs: [&[&str]; 15] = [
+        &["check", "--policy", "default", "image"],
         &["format", "--dry-run", "new", "--size", "20M"],
         &["dump", "image"],
         &["is-luks", "image"],

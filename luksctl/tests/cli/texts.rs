@@ -2,7 +2,8 @@
 
 use crate::desk::Desk;
 
-const VERBS: [&str; 30] = [
+const VERBS: [&str; 31] = [
+    "check",
     "format",
     "open",
     "close",

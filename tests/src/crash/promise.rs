@@ -4,8 +4,8 @@
 //!    tokens and segments are all old or all new. Where a copy is broken or stale, `repair` mends it and changes nothing else.
 //! 2. Every keyslot that is there before and after opens, with the old passphrase or the new one. Every passphrase of both
 //!    states opens, and those of at least one whole state. What opens gives the key that it gave before.
-//! 3. Only a keyslot that is going away may be listed and not open (the third state: its area is wiped already). One that is
-//!    coming opens from the moment it is listed.
+//! 3. Only a keyslot that is going away may be listed and not open (the third state: its area is wiped already), and `check`
+//!    names it then, since nobody else can tell noise from a key. One that is coming opens from the moment it is listed.
 //! 4. A keyslot that is not listed any more has left nothing in its area.
 //! 5. All of this holds for the older copy too, where both are valid: it is what remains if the newer one breaks.
 //! 6. Once the operation has said success: the new state, both copies, nothing less.
@@ -152,6 +152,9 @@ impl Promise {
             if opened.is_empty() && !self.may_be_wiped(slot) {
                 return Err(format!("keyslot {} is listed and does not open", slot.id));
             }
+            if opened.is_empty() && !is_named_by_check(platter, slot) {
+                return Err(format!("keyslot {} is listed, does not open, and `check` does not say so", slot.id));
+            }
             open.extend(opened);
         }
         if let Some((id, _)) = before.iter().find(|(id, _)| after.iter().any(|(too, _)| too == id) && !view.names(*id))
@@ -242,4 +245,11 @@ impl Promise {
         }
         self.hold_view(&disk, &view, opener).map_err(|why| format!("after repair: {why}"))
     }
+}
+
+/// Whether a look at the keyslot areas says that the removal of this one was cut short.
+fn is_named_by_check(platter: &MemDisk, slot: &Slot) -> bool {
+    let header = luks::load_unlocked(platter, &Limits::default()).unwrap();
+    let found = luks::check::areas_unlocked(platter, &header, &Limits::default());
+    luks::check::half_removed(&found).contains(&luks::KeyslotId(slot.id))
 }
