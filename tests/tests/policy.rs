@@ -482,6 +482,41 @@ fn a_damaged_copy_is_a_finding_of_check() {
     assert!(words.contains("header:  secondary copy broken: run `luksctl repair`"), "{words}");
 }
 
+#[test]
+fn luks1_is_judged_pinned_and_looked_at_like_luks2() {
+    let rig = Rig::new("luks1");
+    let (image, pins) = (rig.path("image"), rig.path("pins.toml"));
+    rig.format_cheap(&image, "4M", &["--type", "luks1"]);
+    let (code, report) = check(&rig, &image, &[]);
+    let rules: Vec<&str> = report["breaches"].as_array().unwrap().iter().map(|b| b["rule"].as_str().unwrap()).collect();
+    assert_eq!((code, rules, &report["version"]), (10, vec!["version", "kdf-floor"], &json!(1)), "{report}");
+    let refused =
+        run(rig.luksctl(&["open", "--test-passphrase", "--policy", "strict", "--key-file"]).arg(rig.key()).arg(&image));
+    assert!(refused.status.code() == Some(1) && text(&refused).contains("header: version is 1"), "{}", text(&refused));
+    std::fs::write(&pins, "preset = \"default\"\n").unwrap();
+    write_pins(&rig, &image, &pins);
+    let ask =
+        || run(rig.luksctl(&["keyslot", "test", "--policy"]).arg(&pins).arg("--key-file").arg(rig.key()).arg(&image));
+    assert!(ask().status.success(), "{}", text(&ask()));
+    let pinned = std::fs::read_to_string(&pins).unwrap();
+    std::fs::write(&pins, pinned.replace("[pins]\n", "[pins]\nepoch = 1\n")).unwrap();
+    assert!(text(&ask()).contains("pinned-epoch is none: LUKS1 has no epoch"), "{}", text(&ask()));
+    std::fs::write(&pins, &pinned).unwrap();
+    // A salt of the digest changed: another volume key, for all that anybody can tell.
+    let good = std::fs::read(&image).unwrap();
+    write_at(&image, 132, &[good[132] ^ 1]);
+    assert!(text(&ask()).contains("pinned-volume-key"), "{}", text(&ask()));
+    std::fs::write(&image, &good).unwrap();
+    write_at(&image, 4096 + 9 * 512, &[0; 512]);
+    let (code, report) = check(&rig, &image, &["--policy", "default"]);
+    let found = &report["areas"][0];
+    assert_eq!(
+        (code, &found["damage"], &found["offset_bytes"]),
+        (10, &json!("zeroed"), &json!(4096 + 9 * 512)),
+        "{report}"
+    );
+}
+
 /// CVE-2020-14382: a segment's number that overflowed the size of an allocation.
 #[test]
 fn huge_segment_numbers_are_refused_by_name() {

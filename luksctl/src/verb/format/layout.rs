@@ -18,7 +18,7 @@ use crate::kdf;
 
 /// The library's parameters. Their key derivation is a cheap placeholder until it is measured, after every refusal.
 pub(super) enum Params {
-    Luks1(Luks1FormatParams),
+    Luks1(Box<Luks1FormatParams>),
     Luks2(Box<FormatParams>),
 }
 
@@ -44,7 +44,7 @@ impl Params {
                 Failure::of_luks(&args.target.image, error).with_hint("leave the option out, or make it --type luks2")
             };
             refuse_luks2(args).map_err(refused)?;
-            return Ok(Params::Luks1(Luks1FormatParams {
+            return Ok(Params::Luks1(Box::new(Luks1FormatParams {
                 cipher: args.cipher.clone(),
                 key_size_bits: args.key_size,
                 digest,
@@ -55,7 +55,7 @@ impl Params {
                 detached: args.target.header.is_some(),
                 policy: args.target.policy()?,
                 ..Luks1FormatParams::default()
-            }));
+            })));
         }
         Ok(Params::Luks2(Box::new(FormatParams {
             cipher: args.cipher.clone(),
