@@ -107,9 +107,14 @@ impl Image {
     /// without one every header may be looked at.
     pub(crate) fn look(&self, limits: &Limits) -> Result<AnyHeader, Error> {
         let header = load_any(&self.header, limits)?;
-        self.demand(header.version())?;
-        self.policy.as_ref().map_or(Ok(()), |policy| policy.check_any(&header))?;
+        self.accepts(&header)?;
         Ok(header)
+    }
+
+    /// Holds version and policy, as far as they were asked for, against a header of this container or for it.
+    pub(crate) fn accepts(&self, header: &AnyHeader) -> Result<(), Error> {
+        self.demand(header.version())?;
+        self.policy.as_ref().map_or(Ok(()), |policy| policy.check_any(header))
     }
 
     /// The policy that holds for what unlocks or edits.

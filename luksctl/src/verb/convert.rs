@@ -31,6 +31,9 @@ pub(crate) struct ConvertArgs {
     /// What it shall become
     #[arg(short = 'M', long = "type", value_name = "TYPE", value_enum)]
     to: To,
+    /// Convert only a header that this policy accepts: default, strict, or a TOML file
+    #[arg(long, value_name = "PRESET|FILE", help_heading = "Bounds")]
+    policy: Option<PathBuf>,
     /// Show what would be written, write nothing
     #[arg(long)]
     dry_run: bool,
@@ -68,8 +71,10 @@ impl To {
 /// Plans, asks, converts.
 pub(crate) fn run(args: &ConvertArgs, common: &Common) -> Result<Code, Failure> {
     let limits = image::limits(&LimitArgs::default());
-    let target = TargetArgs { image: args.image.clone(), header: args.header.clone(), kind: None };
+    let target =
+        TargetArgs { image: args.image.clone(), header: args.header.clone(), policy: args.policy.clone(), kind: None };
     let held = UnusedImage::open(&target)?;
+    held.image().load(&limits)?;
     let header = held.image().header();
     let path = header.path();
     let planned = plan(header, args.to.version(), &limits).map_err(|error| Failure::of_luks(path, error))?;

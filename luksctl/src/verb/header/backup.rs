@@ -54,7 +54,7 @@ fn make(target: &TargetArgs, file: &Path, as_json: bool) -> Result<Code, Failure
     let image = Image::open(target, Access::Read)?;
     let limits = image::limits(&LimitArgs::default());
     let backup = Backup::read(image.header(), &limits)
-        .and_then(|backup| image.demand(backup.header().version()).map(|()| backup))
+        .and_then(|backup| image.accepts(backup.header()).map(|()| backup))
         .map_err(|error| Failure::of_luks(image.header().path(), error))?;
     write(file, backup.bytes())?;
     let advice = backup.header().advice();

@@ -74,7 +74,7 @@ fn work(target: &TargetArgs, file: &Path, how: &HowArgs, as_json: bool, common: 
     let held = UnusedImage::open(target)?;
     let header = held.image().header();
     let failed = |error| Failure::of_luks(header.path(), error);
-    held.image().demand(backup.header().version()).map_err(|error| Failure::of_luks(file, error))?;
+    held.image().accepts(backup.header()).map_err(|error| Failure::of_luks(file, error))?;
     let planned = plan(header, &backup, &limits).map_err(failed)?;
     let mut recovery = RecoveryFile::choose(&how.recovery, header)?;
     if !how.dry_run {
