@@ -19,7 +19,8 @@ use crate::verb;
 #[derive(Debug, Parser)]
 #[command(name = "luksctl", version, max_term_width = 100, arg_required_else_help = true)]
 #[command(
-    after_help = "cryptsetup's verbs (luksFormat, luksOpen, luksDump, luksAddKey …) work, too.\nPassphrases come from a prompt, standard input, --key-file or --key-fd; never from the \
+    after_help = "cryptsetup's verbs (luksFormat, luksOpen, luksDump, luksAddKey …) work, too.\n--help says where passphrases come from, and what the exit codes are.",
+    after_long_help = "cryptsetup's verbs (luksFormat, luksOpen, luksDump, luksAddKey …) work, too.\nPassphrases come from a prompt, standard input, --key-file or --key-fd; never from the \
                         command line or the environment.\nLUKSCTL_CPU=portable|aesni|vaes256|vaes512 in \
                         the environment chooses the AES code (default: the fastest that runs here).\nExit codes: 0 done, 1 wrong parameters, 2 wrong passphrase, \
                         3 out of memory, 4 no such device,\n5 exists or busy, 10 a report found something."

@@ -10,7 +10,7 @@ mod fuzzing;
 #[allow(dead_code, unreachable_pub, reason = "shared with the tests of the format crate")]
 #[path = "../../luks/tests/vectors/image.rs"]
 mod image;
-#[allow(dead_code, unreachable_pub, reason = "shared with the tests of the format crate")]
+#[allow(unreachable_pub, reason = "shared with the tests of the format crate")]
 #[path = "../../luks/tests/luks1/image.rs"]
 mod luks1;
 
