@@ -98,8 +98,9 @@ impl<H: HeaderStore, D: BlockIo> Luks1Container<H, D> {
     /// Accepts a key that was presented as such, not through a keyslot.
     ///
     /// # Errors
-    /// [`Error::KeyRefused`] when it is another key or has the wrong length.
+    /// [`Error::Policy`]; [`Error::KeyRefused`] when it is another key or has the wrong length.
     pub fn verify(&self, key: Secret) -> Result<VolumeKey, Error> {
+        self.check_policy()?;
         if key.len() != self.header.key_bytes as usize {
             // A key with zeros behind it has the same digest; its length tells.
             return Err(Error::KeyRefused { digest: DIGEST });

@@ -17,6 +17,7 @@ use crate::kdf::KdfParams;
 use crate::limits::Limits;
 use crate::metadata::KeyslotId;
 use crate::metadata::keyslot::Priority;
+use crate::policy::{Bounds, Names, Pins, Policy};
 use crate::rule::Rule;
 use crate::store::HeaderStore;
 
@@ -211,6 +212,39 @@ fn costs_are_held_against_the_limits_before_work() {
         };
         assert!(matches!(*broken[0].reason, Error::KdfLimit { .. }), "{broken:?}");
     }
+}
+
+#[test]
+fn a_policy_is_held_before_work_and_before_writing() {
+    let (disk, container) = sample();
+    let bits = Policy { key_bits_min: 512, ..Policy::default_preset() };
+    let pins = Pins { epoch: Some(1), ..Pins::default() };
+    let refusals = [
+        (Policy { versions: vec![2], ..Policy::default_preset() }, "version"),
+        (bits, "256 bits"),
+        (Policy { ciphers: Names::only(["aes-cbc-plain"]), ..Policy::default_preset() }, "aes-xts-plain64"),
+        (Policy { pbkdf2_iterations: Bounds { min: 1001, max: 5000 }, ..Policy::default_preset() }, "1000"),
+        (Policy::default_preset().pinned(pins), "LUKS1 has no epoch"),
+    ];
+    let key = container.unlock(&fixed().env(), None, &secret("first")).expect("opens");
+    let before = load_unlocked(&disk).expect("load");
+    for (policy, says) in refusals {
+        let mut container = open(&disk).with_policy(policy);
+        let refused = container.unlock(&fixed().env(), None, &secret("first"));
+        assert!(
+            matches!(&refused, Err(error @ Error::Policy { .. }) if error.to_string().contains(says)),
+            "{refused:?}"
+        );
+        let added = container.keyslot_add(&fixed().env(), &key, &secret("x"), &cheap());
+        assert!(matches!(added, Err(Error::Policy { .. })));
+        assert!(matches!(container.segment_map(&key), Err(Error::Policy { .. })));
+    }
+    let ceiling = Policy { pbkdf2_iterations: Bounds { min: 0, max: 1500 }, ..Policy::default_preset() };
+    let mut container = open(&disk).with_policy(ceiling);
+    let costly = NewKeyslot::new(KdfParams::pbkdf2(crate::HashAlg::Sha256, 2000).expect("cost"));
+    let added = container.keyslot_add(&fixed().env(), &key, &secret("x"), &costly);
+    assert!(matches!(added, Err(Error::Policy { .. })), "the header that would be written is judged");
+    assert_eq!(load_unlocked(&disk).expect("load"), before);
 }
 
 #[test]
