@@ -27,7 +27,7 @@ use crate::requirements::{self, Action};
 use crate::store::HeaderStore;
 use crate::unlock::{self, Purpose, UnlockRequest};
 use crate::volume::{Extent, MapEntry, SegmentMap, Target, Volume};
-use crate::volume_key::VolumeKey;
+use crate::volume_key::{VolumeKey, recognise_volume_key};
 
 /// A LUKS2 container: header store `H`, data device `D`.
 pub struct Container<H: HeaderStore, D: BlockIo> {
@@ -105,6 +105,18 @@ impl<H: HeaderStore, D: BlockIo> Container<H, D> {
             requirements::check(&self.header.metadata().config, Action::Use)?;
         }
         unlock::unlock(&self.store, &self.header, env, &self.limits, request, passphrase)
+    }
+
+    /// Accepts a volume key that was presented as such, not through a keyslot.
+    ///
+    /// # Errors
+    /// [`Error::KeyUnknown`] if no digest that `purpose` allows accepts it; the requirements in the way, if the key is wanted
+    /// for the data.
+    pub fn recognise(&self, purpose: Purpose, key: &Secret) -> Result<VolumeKey, Error> {
+        if purpose != Purpose::AnyDigest {
+            requirements::check(&self.header.metadata().config, Action::Use)?;
+        }
+        recognise_volume_key(&self.header, &self.limits, purpose, key)
     }
 
     /// The segment that `key` opens, for who does the encryption elsewhere: its cipher need not be one of this crate's.

@@ -1,4 +1,4 @@
-//! Changes to a container's metadata: keyslots, label, subsystem, UUID.
+//! Changes to a container's metadata: keyslots, tokens, flags, label, subsystem, UUID.
 //!
 //! Every change is a transaction under the exclusive metadata lock: the header is read again, and if it is not the one this
 //! handle knows the change is refused ([`Error::ConcurrentUpdate`]; [`Container::reload`] and try again). What takes seconds,
@@ -15,9 +15,14 @@
 //! After a failed write the handle is poisoned and refuses changes until reopened or reloaded. Unknown members are kept.
 
 pub(crate) mod area;
+mod change;
 pub(crate) mod erase;
+mod flags;
 mod keyslot;
 pub(crate) mod names;
+mod slot_names;
+mod tokens;
+mod unbound;
 
 use block::BlockIo;
 use secret::Secret;
@@ -38,6 +43,7 @@ use crate::unlock::{self, Purpose, UnlockRequest};
 use crate::volume_key::VolumeKey;
 use crate::write;
 
+pub use flags::ActivationFlag;
 pub(crate) use keyslot::Staged;
 
 /// What a new keyslot is like.
@@ -84,6 +90,7 @@ struct Edit<'a, H: HeaderStore> {
 impl<H: HeaderStore> Edit<'_, H> {
     /// Writes both copies of the header with `metadata`.
     fn commit(&mut self, metadata: Metadata) -> Result<(), Error> {
+        keyslot::check_text(&metadata)?;
         self.commit_header(|header| *header.metadata_mut() = metadata)
     }
 
@@ -182,42 +189,6 @@ impl<H: HeaderStore, D: BlockIo> Container<H, D> {
         Ok(id)
     }
 
-    /// Replaces the keyslot that the passphrase `old` opens (only `id`, if given) by one for the passphrase `new`, which keeps
-    /// the id, or moves to `parameters.id`. The new keyslot is in the header and proven before the old one goes.
-    ///
-    /// # Errors
-    /// As [`Container::keyslot_add`]: a free id and a free area are needed. [`Error::NoKey`] if `old` opens nothing.
-    pub fn keyslot_change(
-        &mut self,
-        env: &Env<'_>,
-        old: &Secret,
-        id: Option<KeyslotId>,
-        new: &Secret,
-        parameters: &NewKeyslot,
-    ) -> Result<KeyslotId, Error> {
-        requirements::check(&self.header.metadata().config, Action::Change)?;
-        let request = UnlockRequest { keyslot: id, purpose: Purpose::AnyDigest };
-        let (key, old_id) = self.opened_by(env, &request, old)?;
-        let kept = parameters.id.is_none_or(|wanted| wanted == old_id);
-        let priority = self.header.metadata().keyslots.get(old_id).and_then(|slot| slot.priority);
-        let staged_id = if kept { None } else { parameters.id };
-        let parameters = NewKeyslot { id: staged_id, priority: parameters.priority.or(priority), ..parameters.clone() };
-        let mut staged = Staged::new(self.header.metadata(), env, &self.limits, &key, new, &parameters)?;
-        staged.copy_tokens(old_id);
-        let new_id = staged.id;
-        self.write_staged(staged)?;
-        self.prove(env, &key, new_id, new)?;
-        self.edit(Action::Change, |edit| {
-            if kept {
-                let mut swapped = edit.header.metadata().clone();
-                keyslot::swap(&mut swapped, old_id, new_id);
-                edit.commit(swapped)?;
-            }
-            edit.remove(env, if kept { new_id } else { old_id })
-        })?;
-        Ok(if kept { old_id } else { new_id })
-    }
-
     /// Writes the area of a staged keyslot, and then the header that names it.
     fn write_staged(&mut self, staged: Staged) -> Result<(), Error> {
         self.edit(Action::Change, |edit| {
@@ -268,5 +239,7 @@ impl<H: HeaderStore> Edit<'_, H> {
     }
 }
 
+#[cfg(test)]
+mod slots_tests;
 #[cfg(test)]
 mod tests;

@@ -352,6 +352,53 @@ pub enum Error {
         /// The keyslot.
         keyslot: crate::metadata::KeyslotId,
     },
+    /// A text that is no token, or a token that its type does not allow.
+    #[error("not a token: {problem}")]
+    TokenInvalid {
+        /// What is wrong.
+        problem: String,
+    },
+    /// There is no such token.
+    #[error("there is no token {token}")]
+    TokenMissing {
+        /// The id asked for.
+        token: crate::metadata::TokenId,
+    },
+    /// A token id that cannot be.
+    #[error("token {token} cannot be: ids are 0 to 31")]
+    TokenRange {
+        /// The id asked for.
+        token: crate::metadata::TokenId,
+    },
+    /// A token id that is taken.
+    #[error("token {token} is in use")]
+    TokenInUse {
+        /// The id asked for.
+        token: crate::metadata::TokenId,
+    },
+    /// All token ids are taken.
+    #[error("all {max} tokens are in use")]
+    NoFreeToken {
+        /// How many there can be.
+        max: u32,
+    },
+    /// A keyslot was to be taken from a token that does not list it.
+    #[error("token {token} is not assigned to keyslot {keyslot}")]
+    TokenUnassigned {
+        /// The token.
+        token: crate::metadata::TokenId,
+        /// The keyslot.
+        keyslot: crate::metadata::KeyslotId,
+    },
+    /// All digest ids are taken.
+    #[error("all {max} digests are in use: a key of its own needs one")]
+    NoFreeDigest {
+        /// How many there can be.
+        max: u32,
+    },
+    /// A key that no digest accepts.
+    #[error("Volume key does not match the volume.")]
+    KeyUnknown,
     /// A parameter of a new container, or a text for its header, cannot be.
     #[error("{parameter} cannot be {value}: it must be {allowed}")]
     Parameter {

@@ -127,13 +127,33 @@ pub fn format<H: HeaderStore, D: BlockIo>(
     passphrase: &Secret,
 ) -> Result<Header, Error> {
     let plan = plan(params, &store.geometry(), &data.geometry())?;
+    let key = Secret::fill_with(plan.key_size_bytes, |bytes| env.rng.fill(bytes).map_err(Error::from))?;
+    format_with_key(store, data, env, params, passphrase, key)
+}
+
+/// As [`format()`], with a volume key that the caller has: `key` encrypts the data, as in another container or a backup of one.
+/// Whoever else has it reads this container, too.
+///
+/// # Errors
+/// As [`format()`]; [`Error::KeySize`] if it is not as long as `params` says.
+pub fn format_with_key<H: HeaderStore, D: BlockIo>(
+    store: &H,
+    data: &D,
+    env: &Env<'_>,
+    params: &FormatParams,
+    passphrase: &Secret,
+    key: Secret,
+) -> Result<Header, Error> {
+    let plan = plan(params, &store.geometry(), &data.geometry())?;
+    if key.len() != plan.key_size_bytes {
+        return Err(Error::KeySize { expected_bytes: plan.key_size_bytes, got_bytes: key.len() });
+    }
     let (size, needed) = (store.geometry().size, plan.header_size());
     if size < needed {
         return Err(Error::DeviceTooSmall { device: "header device", size, needed });
     }
     let limits = Limits::default();
     let new = first_keyslot(env, params, &plan)?;
-    let key = Secret::fill_with(plan.key_size_bytes, |bytes| env.rng.fill(bytes).map_err(Error::from))?;
     let metadata = first_metadata(env, params, &plan, &key)?;
     let key = volume_key::verify(&metadata, &limits, DigestId(0), key)?;
     let staged = Staged::new(&metadata, env, &limits, &key, passphrase, &new)?;

@@ -17,6 +17,7 @@ const UNSAFE_FILES: &[&str] = &[
     "dmsetup/src/ioctl.rs",
     "dmsetup/src/keyctl.rs",
     "dmsetup/src/semaphore.rs",
+    "secret/src/keyring.rs",
     "secret/src/pages.rs",
     "session/src/doctor/kernel_calls.rs",
     "session/src/inherited.rs",
