@@ -110,9 +110,10 @@ impl<H: HeaderStore, D: BlockIo> Container<H, D> {
     /// Accepts a volume key that was presented as such, not through a keyslot.
     ///
     /// # Errors
-    /// [`Error::KeyUnknown`] if no digest that `purpose` allows accepts it; the requirements in the way, if the key is wanted
+    /// [`Error::Policy`]; [`Error::KeyUnknown`] if no digest that `purpose` allows accepts it; the requirements in the way, if the key is wanted
     /// for the data.
     pub fn recognise(&self, purpose: Purpose, key: &Secret) -> Result<VolumeKey, Error> {
+        self.check_policy()?;
         if purpose != Purpose::AnyDigest {
             requirements::check(&self.header.metadata().config, Action::Use)?;
         }

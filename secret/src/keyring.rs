@@ -33,7 +33,8 @@ impl KeyringKey {
     /// # Errors
     /// [`KeySourceError::Io`] if the kernel has no keyrings or refuses to read the key, [`KeySourceError::Secret`].
     pub fn read(&self) -> Result<Option<Secret>, KeySourceError> {
-        let failed = |source| KeySourceError::Io { what: format!("the key {:?} in the keyring", self.description), source };
+        let failed =
+            |source| KeySourceError::Io { what: format!("the key {:?} in the keyring", self.description), source };
         let Ok(description) = CString::new(self.description.as_str()) else { return Ok(None) };
         let serial = match find(&description) {
             Ok(serial) => serial,
@@ -78,9 +79,8 @@ fn find(description: &CStr) -> io::Result<libc::c_long> {
     let no_keyring: libc::c_long = 0;
     // SAFETY: request_key reads two strings that end with a zero byte (`CStr` has it) and are borrowed for the whole call;
     // a null callout is allowed, and means that no program is started.
-    let serial = unsafe {
-        libc::syscall(libc::SYS_request_key, c"user".as_ptr(), description.as_ptr(), no_program, no_keyring)
-    };
+    let serial =
+        unsafe { libc::syscall(libc::SYS_request_key, c"user".as_ptr(), description.as_ptr(), no_program, no_keyring) };
     if serial < 0 { Err(io::Error::last_os_error()) } else { Ok(serial) }
 }
 

@@ -113,6 +113,7 @@ impl<H: HeaderStore> Edit<'_, H> {
             return Err(Error::KeyslotMissing { keyslot: id });
         };
         keyslot::check_text(&staged.metadata)?;
+        self.accepts(&staged.metadata)?;
         let layout = AreaLayout::of(self.header.metadata(), before, limits)?;
         let bytes = layout.read(self.store)?;
         let written = staged.write_area(self.store).and_then(|()| {
