@@ -19,7 +19,7 @@ use crate::metadata::segment::{CryptSegment, Segment};
 use crate::metadata::{KeyslotId, Metadata, SegmentId};
 use crate::policy::Policy;
 use crate::store::{HeaderStore, LockMode};
-use crate::unlock::UnlockRequest;
+use crate::unlock::{Purpose, UnlockRequest};
 use crate::volume::{SegmentMap, Volume};
 use crate::volume_key::VolumeKey;
 
@@ -128,6 +128,9 @@ impl AnyHeader {
 
 /// What tries passphrases: a container of one version or of any.
 pub trait Unlock {
+    /// The metadata, whose tokens may lead to a passphrase; of LUKS1 in LUKS2's words.
+    fn metadata(&self) -> Cow<'_, Metadata>;
+
     /// Tries `passphrase` on the keyslots that `request` allows.
     ///
     /// # Errors
@@ -136,18 +139,30 @@ pub trait Unlock {
 }
 
 impl<H: HeaderStore, D: BlockIo> Unlock for Container<H, D> {
+    fn metadata(&self) -> Cow<'_, Metadata> {
+        Cow::Borrowed(self.header().metadata())
+    }
+
     fn unlock(&self, env: &Env<'_>, request: &UnlockRequest, passphrase: &Secret) -> Result<VolumeKey, Error> {
         Container::unlock(self, env, request, passphrase)
     }
 }
 
 impl<H: HeaderStore, D: BlockIo> Unlock for Luks1Container<H, D> {
+    fn metadata(&self) -> Cow<'_, Metadata> {
+        Cow::Owned(self.header().metadata())
+    }
+
     fn unlock(&self, env: &Env<'_>, request: &UnlockRequest, passphrase: &Secret) -> Result<VolumeKey, Error> {
         Luks1Container::unlock(self, env, request.keyslot, passphrase)
     }
 }
 
 impl<H: HeaderStore, D: BlockIo> Unlock for AnyContainer<H, D> {
+    fn metadata(&self) -> Cow<'_, Metadata> {
+        AnyContainer::metadata(self)
+    }
+
     fn unlock(&self, env: &Env<'_>, request: &UnlockRequest, passphrase: &Secret) -> Result<VolumeKey, Error> {
         match self {
             AnyContainer::Luks1(container) => container.unlock(env, request.keyslot, passphrase),
@@ -269,6 +284,20 @@ impl<H: HeaderStore, D: BlockIo> AnyContainer<H, D> {
     /// As [`Container::unlock`] and [`Luks1Container::unlock`].
     pub fn unlock(&self, env: &Env<'_>, request: &UnlockRequest, passphrase: &Secret) -> Result<VolumeKey, Error> {
         Unlock::unlock(self, env, request, passphrase)
+    }
+
+    /// Accepts a volume key that was presented as such, not through a keyslot.
+    ///
+    /// # Errors
+    /// As [`Container::recognise`].
+    pub fn recognise(&self, purpose: Purpose, key: &Secret) -> Result<VolumeKey, Error> {
+        match self {
+            AnyContainer::Luks1(container) => match container.verify(Secret::copy_of(key.expose())?) {
+                Err(Error::KeyRefused { .. }) => Err(Error::KeyUnknown),
+                other => other,
+            },
+            AnyContainer::Luks2(container) => container.recognise(purpose, key),
+        }
     }
 
     /// The segment that `key` opens, for who does the encryption elsewhere.

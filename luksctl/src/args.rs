@@ -6,6 +6,7 @@ pub(crate) mod flags;
 pub(crate) mod kdf;
 pub(crate) mod key;
 pub(crate) mod target;
+pub(crate) mod token;
 
 use std::ffi::OsString;
 
@@ -84,7 +85,7 @@ pub(crate) enum Verb {
     Uuid(verb::uuid::UuidArgs),
     /// Show or set the label and the subsystem
     Label(verb::label::LabelArgs),
-    /// Add, remove, kill, change, test, list the keyslots
+    /// Add, remove, kill, change, convert, name, test, list the keyslots
     Keyslot(verb::keyslot::KeyslotArgs),
     /// Copy header and keyslots into a file, or put them back
     Header(verb::header::HeaderArgs),
@@ -93,6 +94,12 @@ pub(crate) enum Verb {
     /// Destroy every keyslot: nobody opens the data again without a header backup
     #[command(alias = "luksErase")]
     Erase(verb::erase::EraseArgs),
+    /// Where passphrases may be found: list, add, import, export, remove, assign, unassign
+    Token(verb::token::TokenVerbArgs),
+    /// Export the volume key
+    Key(verb::key::KeyVerbArgs),
+    /// Show or set the flags that every opening has
+    Flags(verb::flags::FlagsArgs),
     /// Stream the plaintext of a container into a file, without a mount
     CopyOut(verb::copy_out::CopyOutArgs),
     /// Stream a file into the plaintext of a container, without a mount
@@ -128,6 +135,9 @@ pub(crate) enum Verb {
     /// cryptsetup's name for `header restore`
     #[command(name = "luksHeaderRestore", hide = true)]
     LuksHeaderRestore(verb::header::restore::LuksHeaderRestoreArgs),
+    /// cryptsetup's name for `keyslot convert`
+    #[command(name = "luksConvertKey", hide = true)]
+    LuksConvertKey(verb::keyslot::convert::ConvertArgs),
     /// cryptsetup's name for setting `label`
     #[command(name = "config", alias = "luksConfig", hide = true)]
     Config(verb::label::ConfigArgs),

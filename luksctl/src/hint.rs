@@ -50,6 +50,19 @@ pub(crate) fn of_luks(path: &Path, error: &Error) -> Option<String> {
         Error::LastKeyslot { .. } => {
             format!("luksctl keyslot add {image}, or --force if the data may be lost")
         }
+        Error::TokenMissing { .. }
+        | Error::TokenInUse { .. }
+        | Error::TokenUnassigned { .. }
+        | Error::NoFreeToken { .. } => {
+            format!("luksctl token list {image}")
+        }
+        Error::TokenRange { .. } => "leave the number out: the lowest free one is taken".to_owned(),
+        Error::TokenInvalid { .. } => "a token looks like {\"type\":\"name\",\"keyslots\":[\"0\"]}".to_owned(),
+        Error::JsonFull { .. } => {
+            format!("`luksctl token list {image}` and `luksctl keyslot list {image}` show what could go")
+        }
+        Error::NoFreeDigest { .. } => format!("luksctl keyslot kill {image} N frees that of an unbound keyslot"),
+        Error::KeyUnknown => "is it the key of this volume? `luksctl key export` writes it".to_owned(),
         Error::KeyslotInUse { .. } => format!("luksctl keyslot list {image} shows which are free"),
         Error::NoFreeKeyslot { .. } | Error::NoFreeArea { .. } => {
             format!("luksctl keyslot remove {image} frees one")

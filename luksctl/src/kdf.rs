@@ -1,6 +1,7 @@
 //! From the cost options to a new keyslot's parameters; measures the machine where no cost is forced.
 
 use luks::calibrate::{Effort, KdfChoice, KdfCost, calibrate};
+use luks::digest_check::DigestCost;
 use luks::env::Env;
 use luks::{AnyContainer, HashAlg, KdfParams, KeyslotId, NewKeyslot};
 
@@ -74,6 +75,14 @@ pub(crate) fn of_luks1(args: &KdfArgs, hash: &str) -> Result<KdfArgs, luks::Erro
         return no("hash for a keyslot but that of its header");
     }
     Ok(KdfArgs { pbkdf: Some(Pbkdf::Pbkdf2), hash: Some(hash.to_owned()), ..args.clone() })
+}
+
+/// How slow the digest of a new key is to check: as its keyslot is made.
+pub(crate) fn digest_cost(args: &KdfArgs) -> DigestCost {
+    match args.pbkdf_force_iterations {
+        None => DigestCost::Measured,
+        Some(_) => DigestCost::Minimal,
+    }
 }
 
 /// Cipher and key size in bits of the keyslot area, where both are given.

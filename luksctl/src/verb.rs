@@ -8,10 +8,12 @@ pub(crate) mod copy_out;
 pub(crate) mod doctor;
 pub(crate) mod dump;
 pub(crate) mod erase;
+pub(crate) mod flags;
 pub(crate) mod format;
 pub(crate) mod generate;
 pub(crate) mod header;
 pub(crate) mod is_luks;
+pub(crate) mod key;
 pub(crate) mod keyslot;
 pub(crate) mod label;
 pub(crate) mod list;
@@ -24,6 +26,7 @@ pub(crate) mod resume;
 pub(crate) mod serve;
 pub(crate) mod status;
 pub(crate) mod suspend;
+pub(crate) mod token;
 pub(crate) mod umount;
 pub(crate) mod uuid;
 
@@ -57,8 +60,12 @@ pub(crate) fn run(cli: &Cli) -> Result<Code, Failure> {
         Verb::LuksHeaderRestore(args) => header::restore::run_alias(args, common),
         Verb::Convert(args) => convert::run(args, common),
         Verb::Erase(args) => erase::run(args, common),
+        Verb::Token(args) => token::run(args, common),
+        Verb::Key(args) => key::run(args, common),
+        Verb::Flags(args) => flags::run(args, common),
+        Verb::LuksConvertKey(args) => keyslot::convert::run(args, common),
         Verb::LuksAddKey(args) => keyslot::add::run(args, common),
-        Verb::LuksRemoveKey(args) => keyslot::remove::run(args, common),
+        Verb::LuksRemoveKey(args) => keyslot::remove::run_as_cryptsetup(args, common),
         Verb::LuksKillSlot(args) => keyslot::kill::run(args, common),
         Verb::LuksChangeKey(args) => keyslot::change::run(args, common),
         Verb::CopyOut(args) => copy_out::run(args, common),

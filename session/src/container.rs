@@ -7,6 +7,8 @@ use block::{Direct, FileDisk, LockError, OpenMode, UseLock};
 use luks::metadata::segment::{CryptSegment, Segment};
 use luks::metadata::{KeyslotId, SegmentId};
 use luks::{AnyContainer, Error, Limits, Policy, Purpose, SegmentMap, UnlockRequest, Version, Volume, VolumeKey};
+#[cfg(feature = "loop")]
+use secret::KeyProvider;
 use secret::Secret;
 
 use crate::protocol::UnlockOrder;
@@ -23,6 +25,31 @@ pub(crate) struct Prepared {
     container: FileContainer,
     order: UnlockOrder,
     use_locks: Vec<UseLock>,
+}
+
+/// What a secret is that shall unlock.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Proof {
+    /// A passphrase, for this keyslot or for any.
+    Passphrase { keyslot: Option<u32> },
+    /// The volume key itself.
+    VolumeKey,
+}
+
+impl Proof {
+    /// As `order` says.
+    pub(crate) fn of(order: &UnlockOrder) -> Proof {
+        if order.volume_key { Proof::VolumeKey } else { Proof::Passphrase { keyslot: order.keyslot } }
+    }
+
+    /// For the last answer of `keys`, which may know its keyslot.
+    #[cfg(feature = "loop")]
+    pub(crate) fn for_answer(self, keys: &dyn KeyProvider) -> Proof {
+        match self {
+            Proof::Passphrase { keyslot } => Proof::Passphrase { keyslot: keys.keyslot().or(keyslot) },
+            Proof::VolumeKey => Proof::VolumeKey,
+        }
+    }
 }
 
 /// What is known of an unlocked volume.
@@ -125,17 +152,17 @@ impl Prepared {
         Ok(Prepared { container, order: order.clone(), use_locks })
     }
 
-    /// The volume key that `passphrase` opens.
+    /// The volume key that `secret` opens or is.
     #[cfg(feature = "loop")]
-    pub(crate) fn unlock_key(&self, passphrase: &Secret) -> Result<UnlockedKey, Failure> {
-        unlock_key(&self.container, self.order.keyslot, passphrase)
+    pub(crate) fn unlock_key(&self, proof: Proof, secret: &Secret) -> Result<UnlockedKey, Failure> {
+        unlock_key(&self.container, proof, secret)
     }
 
     /// Unlocks. A failure gives the prepared image back for another try.
-    pub(crate) fn unlock(self: Box<Self>, passphrase: Secret) -> Result<Opened, (Box<Prepared>, Failure)> {
+    pub(crate) fn unlock(self: Box<Self>, proof: Proof, secret: Secret) -> Result<Opened, (Box<Prepared>, Failure)> {
         let unlocked = on_scrubbed_thread(|| {
-            let (map, mark, facts) = unlock(&self.container, self.order.keyslot, &passphrase)?;
-            drop(passphrase);
+            let (map, mark, facts) = unlock(&self.container, proof, &secret)?;
+            drop(secret);
             Ok((map, mark, facts))
         });
         let (map, mark, facts) = match unlocked {
@@ -159,7 +186,7 @@ impl Opened {
             checked.map_err(|error| failure(container.store().path(), &error))?;
         }
         let (map, mark, _) = on_scrubbed_thread(|| {
-            let unlocked = unlock(&container, None, &passphrase)?;
+            let unlocked = unlock(&container, Proof::Passphrase { keyslot: None }, &passphrase)?;
             drop(passphrase);
             Ok(unlocked)
         })?;
@@ -201,13 +228,9 @@ fn open_disk(path: &Path, read_only: bool, direct: Direct) -> Result<FileDisk, F
     })
 }
 
-fn unlock(
-    container: &FileContainer,
-    keyslot: Option<u32>,
-    passphrase: &Secret,
-) -> Result<(SegmentMap, Mark, Facts), Failure> {
+fn unlock(container: &FileContainer, proof: Proof, secret: &Secret) -> Result<(SegmentMap, Mark, Facts), Failure> {
     let path = container.store().path();
-    let key = judge(container, keyslot, passphrase)?;
+    let key = judge(container, proof, secret)?;
     let map = container.segment_map(&key).map_err(|error| failure(path, &error))?;
     let mark = Mark::of(container, &key);
     let crypt = mark.segments.iter().find_map(|(_, segment)| segment.crypt.as_ref());
@@ -215,15 +238,11 @@ fn unlock(
     Ok((map, mark, facts))
 }
 
-/// The volume key that `passphrase` opens, with the segment that it is for. Runs on a scrubbed stack.
+/// The volume key that `secret` opens or is, with the segment that it is for. Runs on a scrubbed stack.
 #[cfg(feature = "loop")]
-pub(crate) fn unlock_key(
-    container: &FileContainer,
-    keyslot: Option<u32>,
-    passphrase: &Secret,
-) -> Result<UnlockedKey, Failure> {
+pub(crate) fn unlock_key(container: &FileContainer, proof: Proof, secret: &Secret) -> Result<UnlockedKey, Failure> {
     on_scrubbed_thread(|| {
-        let key = judge(container, keyslot, passphrase)?;
+        let key = judge(container, proof, secret)?;
         let opened = container.opened_segment(&key);
         let (segment, crypt) = opened.map_err(|error| failure(container.store().path(), &error))?;
         Ok(UnlockedKey {
@@ -237,9 +256,14 @@ pub(crate) fn unlock_key(
     })
 }
 
-fn judge(container: &FileContainer, keyslot: Option<u32>, passphrase: &Secret) -> Result<VolumeKey, Failure> {
-    let request = UnlockRequest { keyslot: keyslot.map(KeyslotId), purpose: Purpose::DefaultSegment };
-    let unlocked = container.unlock(&SystemEnv.env(), &request, passphrase);
+fn judge(container: &FileContainer, proof: Proof, secret: &Secret) -> Result<VolumeKey, Failure> {
+    let unlocked = match proof {
+        Proof::VolumeKey => container.recognise(Purpose::DefaultSegment, secret),
+        Proof::Passphrase { keyslot } => {
+            let request = UnlockRequest { keyslot: keyslot.map(KeyslotId), purpose: Purpose::DefaultSegment };
+            container.unlock(&SystemEnv.env(), &request, secret)
+        }
+    };
     unlocked.map_err(|error| failure(container.store().path(), &error))
 }
 
@@ -284,7 +308,7 @@ pub(crate) fn failure(path: &Path, error: &Error) -> Failure {
 
 fn kind_of(error: &Error) -> FailureKind {
     match error {
-        Error::NoKey { .. } => FailureKind::NoKey,
+        Error::NoKey { .. } | Error::KeyUnknown => FailureKind::NoKey,
         Error::Memory { .. } | Error::Threads { .. } | Error::Secret(_) => FailureKind::Memory,
         Error::NoUsableKeyslot { broken } if broken.iter().any(|slot| kind_of(&slot.reason) == FailureKind::Memory) => {
             FailureKind::Memory

@@ -46,6 +46,8 @@ pub struct OpenRequest {
     pub read_only: bool,
     /// Try this keyslot only.
     pub keyslot: Option<u32>,
+    /// What the key source gives is the volume key, no passphrase.
+    pub volume_key: bool,
     /// Threads of the FUSE export; 0 for the default.
     pub threads: usize,
     /// Leave the disk a file below FUSE even where a loop device could be attached.
@@ -72,6 +74,7 @@ impl OpenRequest {
             name: name.into(),
             read_only: false,
             keyslot: None,
+            volume_key: false,
             threads: 0,
             no_loop: false,
             backend: BackendChoice::Auto,
@@ -166,7 +169,9 @@ impl Opening<'_> {
         let mut client = start(run, entry, order, image_identity, server)?;
         let tries = request.tries.max(1);
         for attempt in 1..=tries {
-            let answer = client.call(Request::Unlock(Box::new(order.clone())), Some(&passphrase), UNLOCK_WAIT);
+            let keyslot = keys.keyslot().or(order.keyslot);
+            let asked = UnlockOrder { keyslot, ..order.clone() };
+            let answer = client.call(Request::Unlock(Box::new(asked)), Some(&passphrase), UNLOCK_WAIT);
             drop(passphrase);
             match answer {
                 Ok(Reply::Opened(report)) => return Ok(*report),
@@ -203,6 +208,7 @@ fn order(request: &OpenRequest) -> Result<UnlockOrder, SessionError> {
         header: request.header.as_deref().map(real).transpose()?,
         read_only: request.read_only,
         keyslot: request.keyslot,
+        volume_key: request.volume_key,
         threads: request.threads,
         no_loop: request.no_loop,
         limits: LimitsOrder::from(&request.limits),

@@ -53,6 +53,9 @@ pub(crate) struct UnlockOrder {
     pub(crate) header: Option<PathBuf>,
     pub(crate) read_only: bool,
     pub(crate) keyslot: Option<u32>,
+    /// The secret that comes along is the volume key, no passphrase.
+    #[serde(default)]
+    pub(crate) volume_key: bool,
     pub(crate) threads: usize,
     pub(crate) no_loop: bool,
     pub(crate) limits: LimitsOrder,
@@ -290,6 +293,7 @@ mod tests {
             header: None,
             read_only: true,
             keyslot: Some(3),
+            volume_key: true,
             threads: 2,
             no_loop: true,
             limits: (&luks::Limits::default()).into(),

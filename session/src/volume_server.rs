@@ -18,7 +18,7 @@ use rustix::event::{EventfdFlags, eventfd};
 use secret::Secret;
 
 use crate::backend::{Backend, BackendOptions};
-use crate::container::{Opened, Prepared};
+use crate::container::{Opened, Prepared, Proof};
 use crate::protocol::UnlockOrder;
 use crate::registry::{Info, RegistryLock, identity};
 use crate::run_dir::{Entry, replace_link};
@@ -119,7 +119,7 @@ impl VolumeServer {
             }
         };
         self.deriving.store(DERIVING, Ordering::Release);
-        let unlocked = prepared.unlock(passphrase);
+        let unlocked = prepared.unlock(Proof::of(order), passphrase);
         if self.deriving.swap(IDLE, Ordering::AcqRel) == ABANDONED {
             return Err(self.over_failure());
         }

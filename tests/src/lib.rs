@@ -10,6 +10,7 @@ pub mod disk_model;
 pub mod file_tree;
 pub mod forge;
 pub mod kernel_leftovers;
+pub mod keyring;
 pub mod ledger;
 pub mod leftovers;
 pub mod memory;

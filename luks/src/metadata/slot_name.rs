@@ -55,9 +55,11 @@ impl SlotName {
         })
     }
 
+    /// Whether the texts can be written.
+    ///
     /// # Errors
     /// [`Error::Parameter`] for a text that is empty, too long, or would command a terminal.
-    pub(crate) fn check(&self) -> Result<(), Error> {
+    pub fn check(&self) -> Result<(), Error> {
         let texts = [("name of a keyslot", Some(&self.text)), ("maker of a keyslot", self.made_by.as_ref())];
         for (parameter, text) in texts.into_iter().filter_map(|(parameter, text)| Some((parameter, text?))) {
             if text.is_empty() || text.len() > TEXT_BYTES_MAX || text.chars().any(char::is_control) {

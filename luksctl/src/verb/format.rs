@@ -4,10 +4,12 @@
 mod layout;
 mod target;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use block::Bytes;
 use clap::Args;
+use luks::Version;
+use secret::{Purpose, Secret};
 use session::SystemEnv;
 
 use crate::args::Common;
@@ -49,6 +51,9 @@ pub(crate) struct FormatArgs {
     /// Size of the volume key in bits [default: 512 for XTS, else 256]
     #[arg(short = 's', long, value_name = "BITS", value_parser = key_bits, help_heading = "Container")]
     key_size: Option<u32>,
+    /// Take the volume key from this file instead of a random one
+    #[arg(hide_short_help = true, long, value_name = "FILE", alias = "master-key-file", help_heading = "Container")]
+    volume_key_file: Option<PathBuf>,
     /// Encryption sector: 512, 1024, 2048 or 4096 bytes [default: by the device]
     #[arg(long, value_name = "BYTES", value_parser = sector_size, help_heading = "Container")]
     sector_size: Option<u32>,
@@ -107,6 +112,7 @@ pub(crate) fn run(args: &FormatArgs, common: &Common) -> Result<Code, Failure> {
     let targets = Targets::look(&args.target, wanted)?;
     let planned = targets.plan(|header, data| params.plan(header, data))?;
     planned.warnings().iter().for_each(|warning| output::words(&format!("luksctl: warning: {warning}")));
+    let key = args.volume_key_file.as_deref().map(|file| own_key(file, args, &planned)).transpose()?;
     if args.dry_run {
         targets.refuse_or_confirm(common, false)?;
         return show(args, &planned, None);
@@ -119,9 +125,24 @@ pub(crate) fn run(args: &FormatArgs, common: &Common) -> Result<Code, Failure> {
     let failed = |error| Failure::of_luks(image, error);
     params.measure(args, &planned, &system.env()).map_err(failed)?;
     let made = targets.make(&planned, &interrupt)?;
-    let uuid = params.format(made.header(), made.data(), &system.env(), &passphrase).map_err(failed)?;
+    let uuid = params.format(made.header(), made.data(), &system.env(), &passphrase, key).map_err(failed)?;
     made.keep()?;
     show(args, &planned, Some(uuid))
+}
+
+/// The volume key in `file`, which must be as long as the plan says.
+fn own_key(file: &Path, args: &FormatArgs, plan: &Plan) -> Result<Secret, Failure> {
+    if plan.version() == Version::Luks1 {
+        return Err(Failure::wrong("--volume-key-file makes LUKS2 containers only").with_hint("leave --type luks1 out"));
+    }
+    let volume = args.target.image.display().to_string();
+    let key = KeySource::volume_key(file)?.passphrase(&volume, Purpose::Unlock, 1)?;
+    if key.len() != plan.key_size_bytes() {
+        let (got, wanted) = (key.len() * 8, plan.key_size_bytes() * 8);
+        return Err(Failure::wrong(format!("{}: the key has {got} bits, {wanted} are needed", file.display()))
+            .with_hint(format!("give another file, or --key-size {got} if the cipher takes it")));
+    }
+    Ok(key)
 }
 
 /// The plan, or what was made.

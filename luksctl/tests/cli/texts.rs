@@ -2,7 +2,7 @@
 
 use crate::desk::Desk;
 
-const VERBS: [&str; 31] = [
+const VERBS: [&str; 48] = [
     "check",
     "format",
     "open",
@@ -22,6 +22,23 @@ const VERBS: [&str; 31] = [
     "keyslot change",
     "keyslot test",
     "keyslot list",
+    "keyslot convert",
+    "keyslot priority",
+    "keyslot name",
+    "token",
+    "token list",
+    "token add",
+    "token import",
+    "token export",
+    "token remove",
+    "token assign",
+    "token unassign",
+    "key",
+    "key export",
+    "flags",
+    "refresh",
+    "config",
+    "luksConvertKey",
     "copy-out",
     "copy-in",
     "mount",

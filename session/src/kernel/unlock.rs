@@ -12,7 +12,7 @@ use secret::{KeyProvider, KeyRequest, Purpose, Secret};
 
 use super::errors::session_error;
 use super::{Subject, below, target};
-use crate::container::{FileContainer, UnlockedKey, unlock_key};
+use crate::container::{FileContainer, Proof, UnlockedKey, unlock_key};
 use crate::registry::identity;
 use crate::{FailureKind, SessionError, UnlockAgain};
 
@@ -42,7 +42,11 @@ impl<'a> Mapped<'a> {
 
     /// The key that `passphrase` opens, and the live target with its key reference anew.
     pub(super) fn unlock(&self, passphrase: &Secret) -> Result<(UnlockedKey, CryptTarget), SessionError> {
-        let unlocked = unlock_key(&self.container, self.again.keyslot, passphrase).map_err(|failure| {
+        self.unlock_with(Proof::Passphrase { keyslot: self.again.keyslot }, passphrase)
+    }
+
+    fn unlock_with(&self, proof: Proof, secret: &Secret) -> Result<(UnlockedKey, CryptTarget), SessionError> {
+        let unlocked = unlock_key(&self.container, proof, secret).map_err(|failure| {
             if failure.kind == FailureKind::NoKey {
                 SessionError::NoKey { tries: 1 }
             } else {
@@ -61,7 +65,8 @@ impl<'a> Mapped<'a> {
             let passphrase = keys
                 .key_for(&question)?
                 .ok_or_else(|| SessionError::NoKeySource { name: self.subject.name().to_owned() })?;
-            match self.unlock(&passphrase) {
+            let proof = Proof::Passphrase { keyslot: self.again.keyslot }.for_answer(keys);
+            match self.unlock_with(proof, &passphrase) {
                 Err(SessionError::NoKey { .. }) => log::info!("try {attempt} of {tries}: wrong passphrase"),
                 other => return other,
             }

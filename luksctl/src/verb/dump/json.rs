@@ -6,17 +6,14 @@ use luks::{Header, Metadata, SegmentSize, Version};
 use serde_json::{Value, json};
 
 use crate::verb::keyslot::list;
+use crate::verb::token;
 
 /// The whole report.
 pub(super) fn of(image: &Path, header: &Header) -> Value {
     let metadata = header.metadata();
     let keyslots: Vec<Value> =
         metadata.keyslots.iter().map(|(id, slot)| list::in_json(Version::Luks2, metadata, id, slot)).collect();
-    let tokens: Vec<Value> = metadata
-        .tokens
-        .iter()
-        .map(|(id, token)| json!({ "id": id.0, "type": token.type_name, "keyslots": numbers(&token.keyslots) }))
-        .collect();
+    let tokens: Vec<Value> = metadata.tokens.iter().map(|(id, token)| token::in_json(id, token)).collect();
     json!({
         "image": crate::output::path(image),
         "version": 2,

@@ -4,9 +4,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use block::{Bytes, FileDisk, Geometry, Sectors};
-use luks::digest_check::DigestCost;
 use luks::env::Env;
-use luks::format::{FormatParams, FormatPlan, NewKdf, format, plan};
+use luks::format::{FormatParams, FormatPlan, NewKdf, format, format_with_key, plan};
 use luks::luks1::format::{Luks1FormatParams, Luks1FormatPlan, format as format_luks1, plan as plan_luks1};
 use luks::{Error, KeyslotId, Version};
 use secret::Secret;
@@ -35,10 +34,7 @@ impl Params {
             Sectors(sectors).to_bytes().ok_or_else(|| Failure::wrong(format!("--offset {sectors}: too many sectors")))
         });
         let data_offset = data_offset.transpose()?;
-        let digest = Some(match args.kdf.pbkdf_force_iterations {
-            None => DigestCost::Measured,
-            Some(_) => DigestCost::Minimal,
-        });
+        let digest = Some(kdf::digest_cost(&args.kdf));
         if args.target.version() == Some(Version::Luks1) {
             let refused = |error| {
                 Failure::of_luks(&args.target.image, error).with_hint("leave the option out, or make it --type luks2")
@@ -98,17 +94,21 @@ impl Params {
         Ok(())
     }
 
-    /// Formats, and gives the UUID.
+    /// Formats, and gives the UUID. `key` is the volume key of a LUKS2 container where it is given.
     pub(super) fn format(
         &self,
         header: &Arc<FileDisk>,
         data: &Arc<FileDisk>,
         env: &Env<'_>,
         passphrase: &Secret,
+        key: Option<Secret>,
     ) -> Result<String, Error> {
         match self {
             Params::Luks1(params) => Ok(format_luks1(header, data, env, params, passphrase)?.uuid.to_string()),
-            Params::Luks2(params) => Ok(format(header, data, env, params, passphrase)?.uuid()),
+            Params::Luks2(params) => Ok(match key {
+                Some(key) => format_with_key(header, data, env, params, passphrase, key)?.uuid(),
+                None => format(header, data, env, params, passphrase)?.uuid(),
+            }),
         }
     }
 }
@@ -156,6 +156,14 @@ impl Plan {
         match self {
             Plan::Luks1(_) => Version::Luks1,
             Plan::Luks2(_) => Version::Luks2,
+        }
+    }
+
+    /// Size of the volume key.
+    pub(super) fn key_size_bytes(&self) -> usize {
+        match self {
+            Plan::Luks1(plan) => plan.header().key_bytes as usize,
+            Plan::Luks2(plan) => plan.key_size_bytes,
         }
     }
 

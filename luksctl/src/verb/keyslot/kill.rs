@@ -18,6 +18,7 @@ use crate::image::{self, Access, AnyFileContainer, Image};
 use crate::keys::KeySource;
 use crate::output;
 use crate::unlock::{self, Ask};
+use crate::verb::keyslot::list;
 
 /// Arguments of `keyslot kill`.
 #[derive(Debug, Args)]
@@ -74,8 +75,8 @@ fn stdin_is_empty() -> bool {
     null || hung_up
 }
 
-/// Demands a passphrase of a keyslot other than `victim`; of `victim` itself where it is the only one.
-fn prove_another(
+/// Demands a passphrase of a keyslot other than `victim` that opens what it opens; of `victim` itself where it is the only one.
+pub(super) fn prove_another(
     image: &Image,
     container: &AnyFileContainer,
     victim: KeyslotId,
@@ -83,25 +84,31 @@ fn prove_another(
 ) -> Result<(), Failure> {
     let ask = Ask { keyslot: None, unlock: luks::Purpose::AnyDigest, purpose: Purpose::ExistingPassphrase };
     let (key, passphrase) = unlock::unlock(image, container, &ask, source)?;
-    if key.keyslot() != Some(victim) {
+    let metadata = container.metadata();
+    let metadata = metadata.as_ref();
+    // An unbound keyslot opens nothing, so it is no proof that the volume still can be opened.
+    let counts = |id: KeyslotId| id != victim && (list::is_bound(metadata, id) || !list::is_bound(metadata, victim));
+    if key.keyslot().is_some_and(counts) {
         return Ok(());
     }
+    let opened = key.keyslot();
     drop(key);
     // The same passphrase may open another keyslot, too.
-    let metadata = container.metadata();
-    let slots = metadata.keyslots.iter();
-    let others: Vec<KeyslotId> =
-        slots.filter(|(id, slot)| *id != victim && slot.luks2().is_some()).map(|(id, _)| id).collect();
+    let slots = metadata.keyslots.iter().filter(|(id, slot)| counts(*id) && slot.luks2().is_some());
+    let others: Vec<KeyslotId> = slots.map(|(id, _)| id).collect();
     let opens = |id: &KeyslotId| {
         let request = UnlockRequest { keyslot: Some(*id), purpose: luks::Purpose::AnyDigest };
         container.unlock(&SystemEnv.env(), &request, &passphrase).is_ok()
     };
-    if others.is_empty() || others.iter().any(opens) {
+    if (others.is_empty() && opened == Some(victim)) || others.iter().any(opens) {
         return Ok(());
     }
-    let words = format!("this passphrase opens keyslot {victim} itself; one that stays is needed");
-    Err(Failure::new(Code::Permission, format!("{}: {words}", image.path().display()))
-        .with_hint(format!("luksctl keyslot remove {}", image.path().display())))
+    let words = match opened {
+        Some(id) if id != victim => format!("this passphrase opens keyslot {id}, which opens no volume"),
+        _ => format!("this passphrase opens keyslot {victim} itself"),
+    };
+    Err(Failure::new(Code::Permission, format!("{}: {words}; one that stays is needed", image.path().display()))
+        .with_hint(format!("luksctl keyslot list {}", image.path().display())))
 }
 
 /// Destroys keyslot `id`; the last one only with `force` or a typed YES.

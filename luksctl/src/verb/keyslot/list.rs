@@ -2,7 +2,7 @@
 
 use clap::Args;
 use comfy_table::{Table, presets};
-use luks::{Kdf, Keyslot, KeyslotId, Metadata, Priority, Version};
+use luks::{Kdf, Keyslot, KeyslotId, Metadata, Priority, SlotName, Version};
 use serde_json::{Value, json};
 
 use crate::args::Common;
@@ -11,6 +11,7 @@ use crate::exit::Code;
 use crate::failure::Failure;
 use crate::image::{self, Access, Image};
 use crate::output;
+use crate::verb::keyslot::name;
 
 /// Arguments of `keyslot list`.
 #[derive(Debug, Args)]
@@ -35,7 +36,15 @@ pub(crate) fn run(args: &ListArgs, _common: &Common) -> Result<Code, Failure> {
         return Ok(Code::Success);
     }
     let mut table = Table::new();
-    table.load_style(presets::NOTHING).set_header(["slot", "type", "opens", "priority", "key", "unlocking costs"]);
+    table.load_style(presets::NOTHING).set_header([
+        "slot",
+        "type",
+        "opens",
+        "priority",
+        "key",
+        "unlocking costs",
+        "name",
+    ]);
     for (id, slot) in metadata.keyslots.iter() {
         table.add_row([
             id.to_string(),
@@ -44,6 +53,7 @@ pub(crate) fn run(args: &ListArgs, _common: &Common) -> Result<Code, Failure> {
             priority(slot).to_owned(),
             format!("{} bits", u64::from(slot.key_size_bytes) * 8),
             cost(slot),
+            SlotName::of(metadata, id).map(|name| name::in_words(&name)).unwrap_or_default(),
         ]);
     }
     for line in table.lines() {
@@ -75,6 +85,7 @@ pub(crate) fn in_json(version: Version, metadata: &Metadata, id: KeyslotId, slot
         "bound": is_bound(metadata, id),
         "digests": digests,
         "kdf": kdf,
+        "name": SlotName::of(metadata, id).as_ref().map(name::in_json),
         "area": {
             "type": slot.area.type_name,
             "offset_bytes": slot.area.offset.0,
