@@ -186,7 +186,7 @@ fn what_luks1_cannot_say_is_named() {
     assert!(matches!(to1(&disk), ConvertObstacle::Keyslot { keyslot: KeyslotId(1), .. }));
     let required = edited(|metadata| metadata.config.mandatory = vec!["of-the-future".to_owned()]);
     assert!(matches!(to1(&required), ConvertObstacle::Requirements { .. }));
-    let token = Token { type_name: "test".to_owned(), keyslots: Vec::new(), extra: JsonMap::new() };
+    let token = Token::new("test", Vec::new(), JsonMap::new());
     let with_token = edited(|metadata| metadata.tokens = ById::from_iter([(TokenId(0), token)]));
     assert!(matches!(to1(&with_token), ConvertObstacle::Tokens { count: 1 }));
     let ninth = edited(|metadata| {
