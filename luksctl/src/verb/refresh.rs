@@ -47,5 +47,5 @@ fn keep(runs: &RunDir, name: &str, flags: FlagArgs, header: Option<PathBuf>) -> 
         return Err(Failure::wrong(format!("{name}: the flags are in force, but where its header lies is not known"))
             .with_hint("luksctl flags IMAGE --allow-discards …"));
     };
-    super::flags::keep(&TargetArgs { image, header: header.or(status.header), kind: None }, flags)
+    super::flags::keep(&TargetArgs { image, header: header.or(status.header), policy: None, kind: None }, flags)
 }
