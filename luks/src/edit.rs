@@ -17,6 +17,7 @@
 pub(crate) mod area;
 mod change;
 pub(crate) mod erase;
+mod finish;
 mod flags;
 mod keyslot;
 pub(crate) mod names;

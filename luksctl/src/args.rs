@@ -111,7 +111,7 @@ pub(crate) enum Verb {
     Umount(verb::umount::UmountArgs),
     /// Find what is wrong with a header: its copies, what a policy refuses, overwritten keyslots
     Check(verb::check::CheckArgs),
-    /// Rewrite a damaged or stale header copy from the good one
+    /// Mend a header: rewrite a damaged copy from the good one, finish removals
     Repair(verb::repair::RepairArgs),
     /// Look at this machine: what is missing, what could leak, and the command that mends it
     Doctor(verb::doctor::DoctorArgs),
