@@ -109,7 +109,7 @@ impl Backup {
     /// one damaged copy is kept as it is, see [`AnyHeader::advice`].
     ///
     /// # Errors
-    /// Those of [`crate::load`].
+    /// Those of [`crate::load`]; [`BackupFlaw::TooLong`] for a LUKS1 header with key material that far away.
     pub fn read<S: HeaderStore + ?Sized>(store: &S, limits: &Limits) -> Result<Backup, Error> {
         let _guard = store.lock(LockMode::Shared, limits.lock_wait)?;
         Backup::read_unlocked(store, limits)
@@ -118,7 +118,12 @@ impl Backup {
     /// As [`Backup::read`]; the caller holds the lock.
     pub(crate) fn read_unlocked<D: BlockIo + ?Sized>(disk: &D, limits: &Limits) -> Result<Backup, Error> {
         let header = AnyHeader::load_unlocked(disk, limits)?;
-        let bytes = read_region(disk, header.backup_size())?;
+        let size = header.backup_size();
+        if size > BACKUP_SIZE_MAX {
+            // A LUKS1 header can place key material up to 2 TiB away.
+            return Err(BackupFlaw::TooLong { size }.into());
+        }
+        let bytes = read_region(disk, size)?;
         Ok(Backup { bytes, header })
     }
 

@@ -206,6 +206,7 @@ fn what_is_wrong_is_named_and_changes_nothing() {
     }
     assert!(!bench.path("elsewhere").exists());
     bench.refused("image", &["header", "backup", "image", "no-folder/file"], 4, "no-folder");
+    bench.refused("image", &["header", "backup", "image", "/sys/backup"], 4, "/sys/backup");
     // The recovery file cannot be written where it is wanted.
     let nowhere = ["-q", "header", "restore", "image", "image.bak", "--recovery-file", "no-folder/file"];
     bench.refused("image", &nowhere, 1, "could not be kept aside");

@@ -47,10 +47,6 @@ fn turn<S: HeaderStore>(disk: &S, to: Version) {
 }
 
 fn bytes(disk: &MemDisk) -> Vec<u8> {
-    read_region_of(disk)
-}
-
-fn read_region_of(disk: &MemDisk) -> Vec<u8> {
     crate::backup::read_region(disk, Bytes(4 << 20)).unwrap()
 }
 
@@ -216,11 +212,9 @@ fn what_luks1_cannot_say_is_named() {
 fn what_luks2_has_no_place_for_is_named() {
     let to2 = |disk: &MemDisk| refused(disk, Version::Luks2);
     let luksmeta = luks1();
-    luksmeta.write_at(Bytes((2 << 20) - 4096), b"LUKSMETA", false).unwrap_or_else(|_| {
-        let mut sector = [0; 512];
-        sector[..8].copy_from_slice(b"LUKSMETA");
-        luksmeta.write_at(Bytes((2 << 20) - 4096), &sector, false).unwrap();
-    });
+    let mut sector = [0; 512];
+    sector[..8].copy_from_slice(b"LUKSMETA");
+    luksmeta.write_at(Bytes((2 << 20) - 4096), &sector, false).unwrap();
     assert!(matches!(to2(&luksmeta), ConvertObstacle::Luksmeta { offset } if offset.0 == (2 << 20) - 4096));
     let mut tight = crate::luks1::load_unlocked(&luks1()).unwrap();
     tight.payload_offset_sectors = u32::try_from(tight.keyslots_end().0 / 512).unwrap() + 55;
@@ -247,4 +241,36 @@ fn what_is_lost_is_said() {
     crate::write::commit(&disk, &mut header).unwrap();
     let lost = plan(&disk, Version::Luks1, &limits()).unwrap().lost;
     assert_eq!(lost, ["the label \"name\"", "the flags allow-discards", "the priority of keyslot 5"]);
+}
+
+#[test]
+fn a_luks1_header_of_any_bytes_is_converted_or_refused() {
+    let disk = luks1();
+    let mut original = [0; 1024];
+    disk.read_at(Bytes(0), &mut original).unwrap();
+    let (env, mut converted) = (fixed(), 0);
+    for _ in 0..80 {
+        let mut random = [0; 8];
+        env.env().rng.fill(&mut random).unwrap();
+        let mut bytes = original;
+        // One to three bytes behind the version.
+        for place in random.chunks(3).take(1 + usize::from(random[7]) % 3).filter(|place| place.len() == 3) {
+            let at = 8 + (usize::from(place[0]) << 8 | usize::from(place[1])) % (crate::luks1::HEADER_BYTES - 8);
+            bytes[at] ^= place[2];
+        }
+        let state = disk.snapshot();
+        state.write_at(Bytes(0), &bytes, false).unwrap();
+        let backup = Backup::read(&state, &limits());
+        if let Ok(backup) = &backup {
+            let parsed = Backup::parse(backup.bytes().to_vec(), &limits()).unwrap();
+            let planned = restore::plan(&disk, &parsed, &limits());
+            assert!(matches!(planned, Ok(_) | Err(Error::Restore(_) | Error::DeviceTooSmall { .. })), "{planned:?}");
+        }
+        if let Ok(planned) = plan(&state, Version::Luks2, &limits()) {
+            convert(&state, &env.env(), &planned, &limits(), &mut NoRecovery).unwrap();
+            assert!(matches!(AnyHeader::load_unlocked(&state, &limits()), Ok(AnyHeader::Luks2(_))));
+            converted += 1;
+        }
+    }
+    assert!(converted > 10, "{converted}");
 }

@@ -79,8 +79,7 @@ pub(crate) fn run(args: &RepairArgs, common: &Common) -> Result<Code, Failure> {
     }
     let foreign = if args.force { ForeignSignature::Overwrite } else { ForeignSignature::Refuse };
     let copies = repair(image.header(), &SystemEnv, &limits, foreign).map_err(failed)?;
-    let half_removed =
-        open().and_then(|mut container| container.finish_removals(&SystemEnv.env())).map_err(failed)?;
+    let half_removed = open().and_then(|mut container| container.finish_removals(&SystemEnv.env())).map_err(failed)?;
     show(args, &image, &Work { copies, half_removed }, true)?;
     Ok(Code::Success)
 }
