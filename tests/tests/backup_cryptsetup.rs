@@ -213,6 +213,11 @@ fn what_is_wrong_is_named_and_changes_nothing() {
     succeed(&mut bench.ours(&["-q", "header", "restore", "image", "image.bak", "--no-recovery-file"]));
     succeed(&mut bench.ours(&["-q", "header", "restore", "image", "other.bak", "--force"]));
     assert!(bench.bytes("image")[..good.len()] == bench.bytes("other.bak"));
+    // What a crash left is a backup like any other, and is neither overwritten nor removed by the run that restores it.
+    made("image.luks-recovery", &good);
+    succeed(&mut bench.ours(&["-q", "header", "restore", "image", "image.luks-recovery", "--force"]));
+    assert!(bench.bytes("image")[..good.len()] == good && bench.bytes("image.luks-recovery") == good);
+    assert_eq!(left_over(&bench.path(".")).len(), 1);
 }
 
 #[test]
