@@ -10,7 +10,7 @@ use cipher::{
 };
 use secret::Locked;
 
-use crate::block_cipher::BlockCipher;
+use crate::block_cipher::{BlockCipher, keyed};
 use crate::iv::IvGenerator;
 use crate::lanes::{Backward, Block, Forward, ecb, masked, xor};
 use crate::sector::{assert_whole, paired};
@@ -37,12 +37,7 @@ pub(crate) struct Cbc<C: BlockCipher> {
 impl<C: BlockCipher> Cbc<C> {
     /// `key` has a size that `C` takes.
     pub(crate) fn new(spec: &CipherSpec, key: &[u8], sector_size: SectorSize) -> Result<Self, CipherError> {
-        let wrong_size = |_| spec.wrong_key_size(key);
-        let keys = Locked::try_new_with(|| {
-            let data = C::new_from_slice(key).map_err(wrong_size)?;
-            let iv = IvGenerator::new(spec.iv(), key).map_err(wrong_size)?;
-            Ok::<_, CipherError>(Keys { data, iv })
-        })?;
+        let keys = Locked::new_with(|| Keys { data: keyed(key), iv: IvGenerator::new(spec.iv(), key) })?;
         Ok(Self { keys, sector_size })
     }
 

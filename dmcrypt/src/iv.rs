@@ -9,10 +9,11 @@
 //! Source: Linux `dm-crypt.rst`, "IV generators"; C. Fruhwirth, "New Methods in Hard Disk Encryption" (ESSIV).
 
 use cipher::consts::U16;
-use cipher::{BlockCipherEncrypt, BlockSizeUser, InvalidLength, KeyInit};
+use cipher::{BlockCipherEncrypt, BlockSizeUser, KeyInit};
 use sha2::{Digest, Sha256};
 use zeroize::Zeroize;
 
+use crate::block_cipher::keyed;
 use crate::lanes::{Block, Ecb};
 use crate::spec::{EssivHash, Iv};
 use crate::wipe;
@@ -27,18 +28,18 @@ pub(crate) enum IvGenerator<E> {
 }
 
 impl<E: KeyInit + BlockCipherEncrypt + BlockSizeUser<BlockSize = U16>> IvGenerator<E> {
-    /// Call under `secret::scrubbed`: hash and key pass over the stack. An error if `E` takes no key of 32 bytes.
-    pub(crate) fn new(iv: Iv, key: &[u8]) -> Result<Self, InvalidLength> {
-        Ok(match iv {
+    /// Call under `secret::scrubbed`: hash and key pass over the stack. `E` takes keys of 32 bytes.
+    pub(crate) fn new(iv: Iv, key: &[u8]) -> Self {
+        match iv {
             Iv::Plain => Self::Plain,
             Iv::Plain64 => Self::Plain64,
             Iv::Essiv(EssivHash::Sha256) => {
                 let mut salt = Sha256::digest(key);
-                let essiv = E::new_from_slice(&salt);
+                let essiv = keyed(&salt);
                 salt.as_mut_slice().zeroize();
-                Self::Essiv(essiv?)
+                Self::Essiv(essiv)
             }
-        })
+        }
     }
 
     /// For generators whose IV is the number itself: the bits of it that count. `None` for ESSIV.
@@ -88,7 +89,7 @@ mod tests {
 
     fn iv_of(iv: Iv, key: &[u8], number: u64) -> [u8; 16] {
         let mut out = [[0; 16]];
-        IvGenerator::<Aes256Enc>::new(iv, key).unwrap().fill(number, 1, &mut out);
+        IvGenerator::<Aes256Enc>::new(iv, key).fill(number, 1, &mut out);
         out[0]
     }
 

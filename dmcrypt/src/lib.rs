@@ -36,6 +36,7 @@ mod lanes;
 mod sector;
 mod spec;
 mod tweak;
+mod twofish;
 mod wipe;
 mod xts;
 
@@ -44,11 +45,11 @@ pub use kernel::{Kernel, chosen_kernel, kernel, kernel_and_reason, use_kernel};
 pub use sector::{SectorCipher, SectorSize};
 pub use spec::{Algorithm, CipherSpec, EssivHash, Iv, Mode};
 
+use crate::twofish::Twofish;
 use aes::{Aes128, Aes192, Aes256};
 use block_cipher::BlockCipher;
 use camellia::{Camellia128, Camellia192, Camellia256};
 use serpent::Serpent;
-use twofish::Twofish;
 
 /// Joins a cipher string, a key and a sector size into a cipher that is ready for use.
 ///

@@ -11,7 +11,7 @@ use cipher::{
 };
 use secret::Locked;
 
-use crate::block_cipher::BlockCipher;
+use crate::block_cipher::{BlockCipher, keyed};
 use crate::iv::IvGenerator;
 use crate::lanes::{Backward, Block, Ecb, Forward, Lanes, masked};
 use crate::sector::{assert_whole, paired};
@@ -40,13 +40,8 @@ impl<C: BlockCipher> Xts<C> {
     /// `key` is K1 ‖ K2, twice a size that `C` takes.
     pub(crate) fn new(spec: &CipherSpec, key: &[u8], sector_size: SectorSize) -> Result<Self, CipherError> {
         let (data, tweak) = key.split_at(key.len() / 2);
-        let wrong_size = |_| spec.wrong_key_size(key);
-        let keys = Locked::try_new_with(|| {
-            let data = C::new_from_slice(data).map_err(wrong_size)?;
-            let tweak = C::new_from_slice(tweak).map_err(wrong_size)?;
-            let iv = IvGenerator::new(spec.iv(), key).map_err(wrong_size)?;
-            Ok::<_, CipherError>(Keys { data, tweak, iv })
-        })?;
+        let keys =
+            Locked::new_with(|| Keys { data: keyed(data), tweak: keyed(tweak), iv: IvGenerator::new(spec.iv(), key) })?;
         Ok(Self { keys, sector_size })
     }
 

@@ -253,8 +253,8 @@ proptest! {
 }
 
 proptest! {
-    // Batches of 64 sectors end within 70; Twofish is slow.
-    #![proptest_config(cases_from_environment(150))]
+    // Batches of 64 sectors end within 70.
+    #![proptest_config(cases_from_environment(200))]
 
     #[test]
     fn the_ciphers_beside_aes_equal_the_oracle(

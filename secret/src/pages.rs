@@ -137,17 +137,9 @@ impl<T> Locked<T> {
     /// # Errors
     /// [`SecretError`] when there is no memory, or when `T` must be aligned to more than a page.
     pub fn new_with(f: impl FnOnce() -> T) -> Result<Locked<T>, SecretError> {
-        Locked::try_new_with(|| Ok(f()))
-    }
-
-    /// Runs `f` and keeps what it returns, if it returns something.
-    ///
-    /// # Errors
-    /// Those of `f`, and of [`Locked::new_with`].
-    pub fn try_new_with<E: From<SecretError>>(f: impl FnOnce() -> Result<T, E>) -> Result<Locked<T>, E> {
         let mut pages = Pages::new(size_of::<T>())?;
         if align_of::<T>() > pages.page_bytes {
-            return Err(SecretError::Allocation { len_bytes: size_of::<T>() }.into());
+            return Err(SecretError::Allocation { len_bytes: size_of::<T>() });
         }
         let slot: &mut MaybeUninit<T> = {
             // SAFETY: the pages hold at least `size_of::<T>()` bytes at a page boundary, which the check above makes enough
@@ -155,9 +147,8 @@ impl<T> Locked<T> {
             unsafe { &mut *pages.bytes_mut().as_mut_ptr().cast::<MaybeUninit<T>>() }
         };
         crate::scrubbed(|| {
-            slot.write(f()?);
-            Ok::<(), E>(())
-        })?;
+            slot.write(f());
+        });
         Ok(Locked { pages, holds: PhantomData })
     }
 

@@ -87,9 +87,9 @@ impl<I: Instructions> Xts<I> {
             return Err(spec.wrong_key_size(key));
         }
         let (data, tweak) = key.split_at(key.len() / 2);
-        let keys = Locked::try_new_with(|| {
-            let iv = IvGenerator::new(spec.iv(), key).map_err(|_| spec.wrong_key_size(key))?;
-            Ok::<_, CipherError>(Keys { schedules: instructions.schedules(data, tweak), iv })
+        let keys = Locked::new_with(|| Keys {
+            schedules: instructions.schedules(data, tweak),
+            iv: IvGenerator::new(spec.iv(), key),
         })?;
         Ok(Self { instructions, keys, sector_size })
     }
