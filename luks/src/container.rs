@@ -142,13 +142,19 @@ impl<H: HeaderStore, D: BlockIo> Container<H, D> {
     /// The segments of the volume under `key`.
     ///
     /// # Errors
-    /// As [`Container::opened_segment`], and a cipher that this crate does not implement.
+    /// As [`Container::opened_segment`], and a cipher that this crate does not implement. A null cipher gets this far only
+    /// under a policy that accepts it ([`Policy::allowing_null_cipher`]).
     pub fn segment_map(&self, key: &VolumeKey) -> Result<SegmentMap, Error> {
         let (segment, crypt) = self.opened_segment(key)?;
         let sector_size = SectorSize::try_from(crypt.sector_size)?;
-        let spec = CipherSpec::parse_shorthand(&crypt.encryption)?;
-        let cipher = dmcrypt::build(&spec, key.expose(), sector_size)?;
-        let target = Target::Crypt { device_offset: segment.offset, iv_base: Sectors(0), cipher: Arc::from(cipher) };
+        let device_offset = segment.offset;
+        let target = if crypt.is_unencrypted() {
+            Target::Linear { device_offset }
+        } else {
+            let spec = CipherSpec::parse_shorthand(&crypt.encryption)?;
+            let cipher = dmcrypt::build(&spec, key.expose(), sector_size)?;
+            Target::Crypt { device_offset, iv_base: Sectors(0), cipher: Arc::from(cipher) }
+        };
         let len = match segment.size {
             SegmentSize::Dynamic => Extent::ToEnd,
             SegmentSize::Fixed(len) => Extent::Fixed(len),

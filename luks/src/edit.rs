@@ -19,7 +19,7 @@ mod change;
 pub(crate) mod erase;
 mod finish;
 mod flags;
-mod keyslot;
+pub(crate) mod keyslot;
 pub(crate) mod names;
 mod slot_names;
 mod tokens;

@@ -182,7 +182,10 @@ pub fn load<S: HeaderStore + ?Sized>(store: &S, limits: &Limits) -> Result<Heade
     load_unlocked(store, limits)
 }
 
-/// Read the header; the caller holds the lock, or there is nothing to lock. Errors as [`load`].
+/// Read the header; the caller holds the lock, or there is nothing to lock.
+///
+/// # Errors
+/// As [`load`], but for those of the lock.
 pub fn load_unlocked<D: BlockIo + ?Sized>(disk: &D, limits: &Limits) -> Result<Header, Error> {
     let primary = Reading::at(disk, limits, Position::Primary, Bytes(0));
     let secondary = read_secondary(disk, limits, &primary);

@@ -176,8 +176,19 @@ pub struct Metadata {
 }
 
 impl Metadata {
+    /// What must be said loudly to whoever uses the data: they are not encrypted at all.
+    pub fn caution(&self) -> Option<String> {
+        let mut segments = self.segments.iter();
+        let unencrypted =
+            segments.any(|(_, segment)| segment.crypt.as_ref().is_some_and(|crypt| crypt.is_unencrypted()));
+        unencrypted.then(|| "NOTHING ON IT IS ENCRYPTED (cipher_null): whoever has the disk reads it".to_owned())
+    }
+
     /// Read metadata from its JSON text. `metadata_size` is the size of one copy: binary header and JSON area.
-    /// The rules are checked in the order of format notes 2.5; the first one that is broken is the error.
+    /// The rules are checked in the order of format notes 2.5.
+    ///
+    /// # Errors
+    /// The first rule that is broken, and where.
     pub fn parse(text: &str, metadata_size: Bytes) -> Result<Metadata, Violation> {
         let mut metadata = Metadata::from_map(json::parse_object(text)?, metadata_size)?;
         metadata.keep_spelling(text);
@@ -195,6 +206,9 @@ impl Metadata {
     }
 
     /// Read metadata from its JSON object.
+    ///
+    /// # Errors
+    /// As [`Metadata::parse`].
     pub fn from_map(root: JsonMap, metadata_size: Bytes) -> Result<Metadata, Violation> {
         let mut root = Fields::resume(root, "");
         let keyslot_names = Names::of(root.get("keyslots"));

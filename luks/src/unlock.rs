@@ -354,7 +354,7 @@ mod tests {
                 |error| matches!(error, Error::UnknownKdf { .. })
             }
             4 => {
-                bench.slot(id).area.encryption = Some("serpent-xts-plain64".into());
+                bench.slot(id).area.encryption = Some("anubis-xts-plain64".into());
                 |error| matches!(error, Error::Cipher(_))
             }
             5 => {

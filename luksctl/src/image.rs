@@ -129,6 +129,7 @@ impl Image {
             .and_then(|()| Container::open(Arc::clone(&self.header), Arc::clone(&self.data), limits.clone()));
         let container = opened.map_err(|error| Failure::of_luks(self.header.path(), only_luks2(error, no)))?;
         advise(self.header.path(), container.header().health().advice());
+        advise(self.header.path(), container.header().metadata().caution());
         let container = container.with_policy(self.policy());
         // Said before a passphrase is asked for, and held again by every unlock and edit.
         container.check_policy().map_err(|error| Failure::of_luks(self.header.path(), error))?;
@@ -142,6 +143,7 @@ impl Image {
             .and_then(|container| self.demand(container.version()).map(|()| container))
             .map_err(|error| Failure::of_luks(self.header.path(), error))?;
         advise(self.header.path(), container.advice());
+        advise(self.header.path(), container.metadata().caution());
         let container = container.with_policy(self.policy());
         container.check_policy().map_err(|error| Failure::of_luks(self.header.path(), error))?;
         Ok(container)

@@ -252,6 +252,9 @@ fn check_header(order: &UnlockOrder, request: &OpenRequest) -> Result<String, Se
     if let Some(advice) = header.advice() {
         log::warn!("{}: {advice}", path.display());
     }
+    if let Some(caution) = header.metadata().caution() {
+        log::warn!("{}: {caution}", path.display());
+    }
     Ok(header.uuid())
 }
 

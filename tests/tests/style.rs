@@ -13,6 +13,7 @@ const UNSAFE_FILES: &[&str] = &[
     "bench/rivals/src/evp.rs",
     "bench/src/limit.rs",
     "dmcrypt/tests/memory/region.rs",
+    "dmcrypt/tests/memory/state.rs",
     "dmsetup/src/dm_ioctl.rs",
     "dmsetup/src/ioctl.rs",
     "dmsetup/src/keyctl.rs",

@@ -22,7 +22,8 @@ use crate::volume_key::VolumeKey;
 const STRIPES_WRITTEN: u32 = 4000;
 const _: () = assert!(STRIPES_WRITTEN as usize == STRIPES);
 /// Keyslot cipher where that of the data cannot serve (luks2-format §3.4).
-const CIPHER_DEFAULT: (&str, u32) = ("aes-xts-plain64", 64);
+/// Cipher and key length in bytes of a keyslot area, where those of the data cannot serve.
+pub(crate) const CIPHER_DEFAULT: (&str, u32) = ("aes-xts-plain64", 64);
 
 /// A new keyslot, worked out and encrypted, not yet written.
 pub(crate) struct Staged {
@@ -159,7 +160,8 @@ fn default_cipher(metadata: &Metadata, digest: DigestId, key_size_bytes: u32) ->
     let segments = metadata.digests.get(digest).map(|digest| digest.segments.as_slice()).unwrap_or_default();
     let crypt = segments.iter().filter_map(|id| metadata.segments.get(*id)?.crypt.as_ref());
     let usable = |encryption: &str| {
-        CipherSpec::parse(encryption).is_ok_and(|spec| spec.key_sizes().contains(&(key_size_bytes as usize)))
+        CipherSpec::parse(encryption)
+            .is_ok_and(|spec| !spec.is_kernel_api() && spec.key_sizes().contains(&(key_size_bytes as usize)))
     };
     match crypt.filter(|crypt| crypt.integrity.is_none()).find(|crypt| usable(&crypt.encryption)) {
         Some(crypt) => (crypt.encryption.clone(), key_size_bytes),

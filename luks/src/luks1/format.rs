@@ -138,6 +138,11 @@ impl fmt::Display for Luks1FormatPlan {
 /// names that are not known; [`Error::Luks1KeyslotRange`].
 pub fn plan(params: &Luks1FormatParams, data: &Geometry) -> Result<Luks1FormatPlan, Error> {
     let spec = CipherSpec::parse_shorthand(&params.cipher)?;
+    if spec.is_kernel_api() {
+        // The keyslots have the same cipher, and cryptsetup opens none under a kernel name.
+        let allowed = format!("{} in LUKS1", spec.usual());
+        return Err(Error::Parameter { parameter: "cipher", value: spec.to_string(), allowed });
+    }
     let key_size_bytes = key_size(&spec, params.key_size_bits)?;
     check_id(Some(params.keyslot))?;
     let hash = HashAlg::parse(&params.hash)?;

@@ -80,6 +80,7 @@ pub(crate) fn run(args: &DumpArgs, common: &Common) -> Result<Code, Failure> {
     let image = Image::open(&args.target, Access::Read)?;
     let header = image.load(&image::limits(&LimitArgs::default()))?;
     image::advise(image.header().path(), header.advice());
+    image::advise(image.header().path(), header.metadata().caution());
     match (&header, args.dump_json_metadata, args.report.json) {
         (AnyHeader::Luks1(_), true, _) => {
             let error = luks::Error::Luks1Has { no: "JSON of its own: --json prints ours" };
