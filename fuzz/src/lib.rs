@@ -8,6 +8,8 @@
 //! | [`af_merge()`] | hash, seed, key | merge undoes split; arbitrary stripes merge to one and the same key |
 //! | [`key_file()`] | source, offset, size, content | the key is what a plain model of luks2-format §11.2 says |
 //! | [`open_path()`] | patches to a small image | from loading to reading and writing blocks: nothing but an explicit write changes a byte, a wrong passphrase never opens, an untouched image always does |
+//! | [`round_trip()`] | JSON text | metadata that are read are written back as they were |
+//! | [`edits()`] | edits of a small container | a model says after each which keyslots, names and passphrases there are |
 //!
 //! [`TARGETS`] say which rules of the format an input broke: the corpora together break every one, which `tests/tests/corpus.rs` replays on a stable compiler. That test also writes the seeds, one for each vector of
 //! `luks/tests/vectors` and the few that it states itself:
@@ -27,11 +29,13 @@ use luks::{CopyState, Error, Health, Rule};
 
 mod af_merge;
 mod binary_header;
+mod edits;
 mod image;
 mod json_area;
 mod key_file;
 mod luks1_header;
 mod open_path;
+mod round_trip;
 mod surroundings;
 
 /// Rules of the format that an input broke.
@@ -41,13 +45,15 @@ pub type Rules = BTreeSet<Rule>;
 pub type Target = fn(&[u8]) -> Rules;
 
 /// Every target by its name, which is also that of its corpus.
-pub const TARGETS: [(&str, Target); 6] = [
+pub const TARGETS: [(&str, Target); 8] = [
     ("binary_header", binary_header::run),
     ("json_area", json_area::run),
     ("af_merge", af_merge::run),
     ("key_file", key_file::run),
     ("open_path", open_path::run),
     ("luks1_header", luks1_header::run),
+    ("round_trip", round_trip::run),
+    ("edits", edits::run),
 ];
 
 /// Parses a binary header.
@@ -78,6 +84,16 @@ pub fn luks1_header(input: &[u8]) {
 /// Opens a patched image.
 pub fn open_path(input: &[u8]) {
     open_path::run(input);
+}
+
+/// Reads metadata and writes them back.
+pub fn round_trip(input: &[u8]) {
+    round_trip::run(input);
+}
+
+/// Edits a container, beside a model of it.
+pub fn edits(input: &[u8]) {
+    edits::run(input);
 }
 
 /// The image that the input of [`open_path()`] patches: seeds are written with it at hand.
