@@ -2,7 +2,8 @@
 //!
 //! Metadata that parse are written, parsed and written again: the same metadata, the same text. Against the text that
 //! came in nothing is lost, added or changed, but for what the format lets a writer say otherwise: a decimal string without
-//! its leading zeros, and members of `kdf` that its function does not have, which are dropped.
+//! its leading zeros; members of `kdf` that its function does not have, which are dropped; and an empty list, which means
+//! the same as none.
 
 use block::Bytes;
 use luks::Metadata;
@@ -37,12 +38,12 @@ fn compare<'a>(before: &'a Value, after: &'a Value, path: &mut Vec<&'a str>) {
                 path.push(name);
                 match new.get(name) {
                     Some(new) => compare(old, new, path),
-                    None => assert!(may_go(path), "{path:?} was lost"),
+                    None => assert!(may_go(path, old), "{path:?} was lost"),
                 }
                 path.pop();
             }
-            for name in new.keys().filter(|name| !old.contains_key(*name)) {
-                panic!("{name} was added to {path:?}");
+            for (name, value) in new.iter().filter(|(name, _)| !old.contains_key(*name)) {
+                assert!(may_come(path, name) && is_empty(value), "{name} was added to {path:?}");
             }
         }
         (Value::Array(old), Value::Array(new)) => {
@@ -63,7 +64,28 @@ fn decimal(text: &str) -> Option<&str> {
     digits.then(|| text.trim_start_matches('0'))
 }
 
-/// A member of a keyslot's `kdf`, which its function does not have.
-fn may_go(path: &[&str]) -> bool {
-    matches!(path, ["keyslots", _, "kdf", _])
+/// A member of a keyslot's `kdf`, which its function does not have; a list of nothing.
+fn may_go(path: &[&str], value: &Value) -> bool {
+    match path {
+        ["keyslots", _, "kdf", _] => true,
+        ["segments", _, "flags"] | ["config", "flags" | "requirements"] => is_empty(value),
+        _ => false,
+    }
+}
+
+/// A list that is written whether there is something in it or not.
+fn may_come(path: &[&str], name: &str) -> bool {
+    matches!(
+        (path, name),
+        (["tokens" | "digests", _], "keyslots" | "segments") | (["config", "requirements"], "mandatory")
+    )
+}
+
+/// An empty list, or an object of such.
+fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Array(list) => list.is_empty(),
+        Value::Object(members) => members.values().all(is_empty),
+        _ => false,
+    }
 }

@@ -1,5 +1,6 @@
 //! The examples do what they say: each is included here and run on an image of its own.
 #![allow(clippy::unwrap_used)]
+#![allow(clippy::duplicate_mod, reason = "each example stands alone, with the same surroundings")]
 
 #[path = "../examples/add_keyslot.rs"]
 mod add_keyslot;
