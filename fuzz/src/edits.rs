@@ -266,7 +266,8 @@ impl Pair<'_> {
             assert_eq!(header.seqid(), self.model.seqid);
             let names = [header.label(), header.subsystem(), header.uuid()];
             assert_eq!(names, [&self.model.label, &self.model.subsystem, &self.model.uuid].map(String::clone));
-            let ids: Vec<u32> = header.metadata().keyslots.ids().map(|id| id.0).collect();
+            let mut ids: Vec<u32> = header.metadata().keyslots.ids().map(|id| id.0).collect();
+            ids.sort_unstable();
             assert!(ids.iter().eq(self.model.keyslots.keys()), "{ids:?}, not {:?}", self.model.keyslots);
         }
         for passphrase in 0..PASSPHRASES.len() {

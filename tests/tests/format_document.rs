@@ -86,15 +86,17 @@ fn the_map_of_the_luks2_header_is_that_of_the_code() {
         position: Position::Secondary,
         hdr_size: block::Bytes(0x1_0000),
         seqid: 0x0102_0304_0506_0708,
-        label: vec![b'L'; 48],
-        csum_alg: vec![b'A'; 32],
+        label: vec![b'L'; 47],
+        csum_alg: vec![b'A'; 31],
         salt: [b'S'; SALT_LEN],
-        uuid: vec![b'U'; 40],
-        subsystem: vec![b'Y'; 48],
+        uuid: vec![b'U'; 39],
+        subsystem: vec![b'Y'; 47],
         hdr_offset: block::Bytes(0x1_0000),
         csum: [b'C'; 64],
     };
     let bytes = header.to_bytes();
+    // The last byte of a text is the NUL that ends it.
+    let ended = |text: &[u8]| [text, &[0]].concat();
     for (offset, len, field) in fields {
         let found = &bytes[offset..offset + len];
         let expected = match field.as_str() {
@@ -102,11 +104,11 @@ fn the_map_of_the_luks2_header_is_that_of_the_code() {
             "version" => vec![0, 2],
             "hdr_size" | "hdr_offset" => 0x1_0000_u64.to_be_bytes().to_vec(),
             "seqid" => header.seqid.to_be_bytes().to_vec(),
-            "label" => header.label.clone(),
-            "csum_alg" => header.csum_alg.clone(),
+            "label" => ended(&header.label),
+            "csum_alg" => ended(&header.csum_alg),
             "salt" => header.salt.to_vec(),
-            "uuid" => header.uuid.clone(),
-            "subsystem" => header.subsystem.clone(),
+            "uuid" => ended(&header.uuid),
+            "subsystem" => ended(&header.subsystem),
             "csum" => header.csum.to_vec(),
             "padding" => vec![0; len],
             other => panic!("no field {other} in the code"),

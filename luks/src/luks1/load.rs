@@ -17,7 +17,10 @@ pub fn load<S: HeaderStore + ?Sized>(store: &S, limits: &Limits) -> Result<Luks1
     load_unlocked(store)
 }
 
-/// Reads the header; the caller holds the lock, or there is nothing to lock. Errors as [`load`].
+/// Reads the header; the caller holds the lock, or there is nothing to lock.
+///
+/// # Errors
+/// As [`load`], but for those of the lock.
 pub fn load_unlocked<D: BlockIo + ?Sized>(disk: &D) -> Result<Luks1Header, Error> {
     let header = Luks1Header::parse(&read_bytes(disk)?).map_err(not_luks1)?;
     header.check_device(disk.geometry().size).map_err(Error::InvalidLuks1)?;
