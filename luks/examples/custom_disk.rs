@@ -1,6 +1,6 @@
 //! A container on a disk of one's own: `cargo run -p luks --example custom_disk`.
 //!
-//! [`Pieces`] keeps 4 KiB blocks in a map and nothing for those that were never written: in a program of yours the blocks
+//! [`Pieces`] keeps blocks of 512 bytes in a map and nothing for those that were never written: in a program of yours the blocks
 //! may lie in a database, behind a network or in flash. What `luks` wants of it is in the documentation of [`BlockIo`]:
 //! whole ranges or an error, nothing behind the end, and a flush that means it.
 #![allow(clippy::print_stdout, reason = "an example talks to a person")]
@@ -21,7 +21,7 @@ use surroundings::Machine;
 
 type Failure = Box<dyn std::error::Error>;
 
-const BLOCK_BYTES: u32 = 4096;
+const BLOCK_BYTES: u32 = 512;
 const BLOCK_LEN: usize = BLOCK_BYTES as usize;
 
 /// A disk of blocks in a map.
@@ -31,7 +31,7 @@ pub(crate) struct Pieces {
 }
 
 impl Pieces {
-    /// An empty disk; `size` is a multiple of 4 KiB.
+    /// An empty disk; `size` is a multiple of 512.
     pub(crate) fn new(size: Bytes) -> Pieces {
         Pieces { size, blocks: Mutex::new(BTreeMap::new()) }
     }

@@ -94,7 +94,7 @@ fn a_key_provider_answers_for_its_own_container_only() {
 #[test]
 fn a_disk_of_ones_own_holds_a_container() {
     let disk = custom_disk::Pieces::new(Bytes(20 << 20));
-    let plain = [0xa5; 4096];
+    let plain = [0xa5; 512];
     assert_eq!(custom_disk::there_and_back(&disk, &plain).unwrap(), plain);
-    assert!((2..5 << 10).contains(&disk.count()), "{}", disk.count());
+    assert!((2..40 << 10).contains(&disk.count()), "{}", disk.count());
 }
