@@ -16,7 +16,7 @@ export PATH := $(HOME)/.cargo/bin:$(PATH):/usr/local/sbin:/usr/sbin:/sbin
 
 LIBRARIES := -p secret -p block -p dmcrypt -p luks -p export -p dmsetup -p session
 
-.PHONY: help build demo test test-vm test-vm-full install fuzz asan timing bench-crypto bench-copy bench-unlock deny doc clean
+.PHONY: help build demo test test-crash test-vm test-vm-full install fuzz asan timing bench-crypto bench-copy bench-unlock deny doc clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -31,6 +31,11 @@ demo: ## format, open, fill, close, reopen and compare a real volume; cryptsetup
 test: ## every check and every test
 	tests/setup test
 	env --default-signal tests/run
+
+test-crash: ## the whole crash campaign: every cut and error of every header operation, cryptsetup beside it; some minutes
+	tests/setup test
+	cargo build -p luksctl
+	LUKS_CRASH_WHOLE=1 env --default-signal cargo test -p promises --test header_crash -- --nocapture --test-threads 1
 
 test-vm: ## luksctl on a stock kernel, in a virtual machine; LUKS_VM_LANE=1 make test takes it along
 	tests/setup vm

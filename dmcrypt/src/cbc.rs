@@ -3,7 +3,6 @@
 //! Encryption C_j = E_K(P_j ^ C_{j-1}) is a chain within a sector, so up to 64 sectors are encrypted side by side.
 //! Decryption P_j = D_K(C_j) ^ C_{j-1} has no chain; C_{-1} is the sector's IV in both.
 
-use aes::cipher::{BlockCipherDecrypt, BlockCipherEncrypt, KeyInit};
 use cipher::consts::U16;
 use cipher::inout::InOutBuf;
 use cipher::{
@@ -11,11 +10,11 @@ use cipher::{
 };
 use secret::Locked;
 
+use crate::block_cipher::{BlockCipher, keyed};
 use crate::iv::IvGenerator;
 use crate::lanes::{Backward, Block, Forward, ecb, masked, xor};
 use crate::sector::{assert_whole, paired};
-use crate::spec::Iv;
-use crate::{CipherError, SectorCipher, SectorSize, wipe};
+use crate::{CipherError, CipherSpec, SectorCipher, SectorSize, wipe};
 
 /// Sectors encrypted side by side.
 const BATCH_SECTORS: usize = 64;
@@ -24,29 +23,21 @@ const BATCH_SECTORS: usize = 64;
 const GROUP_BLOCKS: usize = 256;
 
 /// Round keys of the cipher and of the IV generator.
-struct Keys<C> {
+struct Keys<C: BlockCipher> {
     data: C,
-    iv: IvGenerator,
+    iv: IvGenerator<C::Essiv>,
 }
 
 /// A CBC sector cipher over the block cipher `C`.
-pub(crate) struct Cbc<C> {
+pub(crate) struct Cbc<C: BlockCipher> {
     keys: Locked<Keys<C>>,
     sector_size: SectorSize,
 }
 
-impl<C> Cbc<C>
-where
-    C: KeyInit + BlockCipherEncrypt + BlockCipherDecrypt + BlockSizeUser<BlockSize = U16>,
-{
-    /// `key` has the size of `C`'s.
-    pub(crate) fn new(key: &[u8], iv: Iv, sector_size: SectorSize) -> Result<Self, CipherError> {
-        let data = <&cipher::Key<C>>::try_from(key).map_err(|_| CipherError::KeySize {
-            spec: "aes-cbc".into(),
-            got_bytes: key.len(),
-            allowed: &[16, 24, 32],
-        })?;
-        let keys = Locked::new_with(|| Keys { data: C::new(data), iv: IvGenerator::new(iv, key) })?;
+impl<C: BlockCipher> Cbc<C> {
+    /// `key` has a size that `C` takes.
+    pub(crate) fn new(spec: &CipherSpec, key: &[u8], sector_size: SectorSize) -> Result<Self, CipherError> {
+        let keys = Locked::new_with(|| Keys { data: keyed(key), iv: IvGenerator::new(spec.iv(), key) })?;
         Ok(Self { keys, sector_size })
     }
 
@@ -132,11 +123,7 @@ impl BlockCipherDecClosure for Pass<'_, '_, '_> {
     }
 }
 
-impl<C> SectorCipher for Cbc<C>
-where
-    C: KeyInit + BlockCipherEncrypt + BlockCipherDecrypt + BlockSizeUser<BlockSize = U16>,
-    C: Send + Sync,
-{
+impl<C: BlockCipher> SectorCipher for Cbc<C> {
     fn sector_size(&self) -> SectorSize {
         self.sector_size
     }

@@ -13,12 +13,14 @@ pub enum CipherError {
         spec: String,
     },
     /// The string is well formed but names something this crate does not have.
-    #[error("cipher string {spec:?}: {part:?} is not supported")]
+    #[error("cipher string {spec:?}: {part:?} is not supported{}", known_as(*what))]
     Unsupported {
         /// The string as given, cut to 80 characters.
         spec: String,
         /// The cipher, mode, IV generator or hash that is missing here, cut to 80 characters.
         part: String,
+        /// What the missing part is, if it is known.
+        what: Option<&'static str>,
     },
     /// The key's length does not fit the cipher string.
     #[error("{spec} takes a key of {} bytes, not {got_bytes}", list(allowed))]
@@ -53,6 +55,11 @@ pub enum CipherError {
     /// No protected memory for the round keys.
     #[error("no memory for the round keys: {0}")]
     Secret(#[from] secret::SecretError),
+}
+
+/// What a part is, behind its name.
+fn known_as(what: Option<&str>) -> String {
+    what.map(|what| format!(": {what}")).unwrap_or_default()
 }
 
 /// "16, 24 or 32".

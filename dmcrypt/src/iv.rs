@@ -4,37 +4,38 @@
 //! |---|---|
 //! | `plain` | LE32(N mod 2^32), zero fill |
 //! | `plain64` | LE64(N), zero fill |
-//! | `essiv:sha256` | AES-256-ECB under SHA-256(whole volume key) of the `plain64` block |
+//! | `essiv:sha256` | the `plain64` block, encrypted by the data's cipher under SHA-256(whole volume key) |
 //!
 //! Source: Linux `dm-crypt.rst`, "IV generators"; C. Fruhwirth, "New Methods in Hard Disk Encryption" (ESSIV).
 
-use aes::Aes256Enc;
-use cipher::{BlockCipherEncrypt, KeyInit};
+use cipher::consts::U16;
+use cipher::{BlockCipherEncrypt, BlockSizeUser, KeyInit};
 use sha2::{Digest, Sha256};
 use zeroize::Zeroize;
 
+use crate::block_cipher::keyed;
 use crate::lanes::{Block, Ecb};
 use crate::spec::{EssivHash, Iv};
 use crate::wipe;
 
-/// A generator with what it needs; lives beside the round keys in locked memory.
+/// A generator with what it needs, `E` the cipher of ESSIV; lives beside the round keys in locked memory.
 // The large variant stays inline: a box would put its round keys outside the locked pages.
 #[allow(clippy::large_enum_variant)]
-pub(crate) enum IvGenerator {
+pub(crate) enum IvGenerator<E> {
     Plain,
     Plain64,
-    Essiv(Aes256Enc),
+    Essiv(E),
 }
 
-impl IvGenerator {
-    /// Call under `secret::scrubbed`: hash and key pass over the stack.
+impl<E: KeyInit + BlockCipherEncrypt + BlockSizeUser<BlockSize = U16>> IvGenerator<E> {
+    /// Call under `secret::scrubbed`: hash and key pass over the stack. `E` takes keys of 32 bytes.
     pub(crate) fn new(iv: Iv, key: &[u8]) -> Self {
         match iv {
             Iv::Plain => Self::Plain,
             Iv::Plain64 => Self::Plain64,
             Iv::Essiv(EssivHash::Sha256) => {
                 let mut salt = Sha256::digest(key);
-                let essiv = Aes256Enc::new(&salt);
+                let essiv = keyed(&salt);
                 salt.as_mut_slice().zeroize();
                 Self::Essiv(essiv)
             }
@@ -65,7 +66,7 @@ impl IvGenerator {
 /// Not inlined: the round keys that `aes` spreads over its frame would then lie in the caller's, out of reach of
 /// `wipe::dead_stack`. Compiled for one processor, nothing else keeps the compiler from it.
 #[inline(never)]
-fn encrypt(essiv: &Aes256Enc, ivs: &mut [[u8; 16]]) {
+fn encrypt<E: BlockCipherEncrypt + BlockSizeUser<BlockSize = U16>>(essiv: &E, ivs: &mut [[u8; 16]]) {
     essiv.encrypt_with_backend(Ecb { blocks: Block::cast_slice_from_core_mut(ivs) });
 }
 
@@ -82,12 +83,13 @@ pub(crate) fn numbers(first: u64, step: u64, mask: u64, ivs: &mut [[u8; 16]]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use aes::Aes256Enc;
 
     const N: u64 = 0x01_0203_0405;
 
     fn iv_of(iv: Iv, key: &[u8], number: u64) -> [u8; 16] {
         let mut out = [[0; 16]];
-        IvGenerator::new(iv, key).fill(number, 1, &mut out);
+        IvGenerator::<Aes256Enc>::new(iv, key).fill(number, 1, &mut out);
         out[0]
     }
 
@@ -114,11 +116,11 @@ mod tests {
     #[test]
     fn plain_wraps_inside_a_run_and_plain64_does_not() {
         let mut ivs = [[0; 16]; 3];
-        IvGenerator::Plain.fill(0xffff_fff8, 8, &mut ivs);
+        IvGenerator::<Aes256Enc>::Plain.fill(0xffff_fff8, 8, &mut ivs);
         assert_eq!(ivs.map(u128::from_le_bytes), [0xffff_fff8, 0, 8]);
-        IvGenerator::Plain64.fill(0xffff_fff8, 8, &mut ivs);
+        IvGenerator::<Aes256Enc>::Plain64.fill(0xffff_fff8, 8, &mut ivs);
         assert_eq!(ivs.map(u128::from_le_bytes), [0xffff_fff8, 0x1_0000_0000, 0x1_0000_0008]);
-        IvGenerator::Plain64.fill(u64::MAX, 1, &mut ivs);
+        IvGenerator::<Aes256Enc>::Plain64.fill(u64::MAX, 1, &mut ivs);
         assert_eq!(ivs.map(u128::from_le_bytes), [u128::from(u64::MAX), 0, 1]);
     }
 }

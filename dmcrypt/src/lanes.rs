@@ -1,29 +1,29 @@
-//! Block-parallel passes over AES: plain ECB, and ECB between two xors with a mask.
+//! Block-parallel passes over a block cipher: plain ECB, and ECB between two xors with a mask.
 //!
 //! The `aes` crate works on N blocks at a time (8 with AES-NI, 30 with AVX2, 64 with AVX-512) and gives closures a
 //! backend inside its `target_feature` function, so that the code here is compiled for that instruction set too.
 //! It encrypts a rest of fewer than N blocks one by one; a padded last batch is several times as fast, so the passes
-//! here pad. All of them are `inline(always)`: outside of the backend's function they would lose its instructions.
+//! here pad. The other ciphers' crates take one block at a time. All passes are `inline(always)`: outside of the backend's function they would lose its instructions.
 
 use cipher::array::ArraySize;
 use cipher::consts::U16;
 use cipher::inout::InOutBuf;
 use cipher::{Array, BlockCipherDecBackend, BlockCipherEncBackend, BlockCipherEncClosure, BlockSizeUser};
 
-/// One AES block.
+/// One block.
 pub(crate) type Block = Array<u8, U16>;
 
 /// Up to this many blocks at the end are cheaper one by one than as a padded batch.
 const SINGLES: usize = 4;
 
-/// AES in one direction, `Count` blocks at a time.
+/// A block cipher in one direction, `Count` blocks at a time.
 pub(crate) trait Lanes {
     type Count: ArraySize;
     fn many(&self, blocks: &mut Array<Block, Self::Count>);
     fn one(&self, block: &mut Block);
 }
 
-/// AES encryption.
+/// Encryption.
 pub(crate) struct Forward<'a, B>(pub(crate) &'a B);
 
 impl<B: BlockCipherEncBackend<BlockSize = U16>> Lanes for Forward<'_, B> {
@@ -40,7 +40,7 @@ impl<B: BlockCipherEncBackend<BlockSize = U16>> Lanes for Forward<'_, B> {
     }
 }
 
-/// AES decryption.
+/// Decryption.
 pub(crate) struct Backward<'a, B>(pub(crate) &'a B);
 
 impl<B: BlockCipherDecBackend<BlockSize = U16>> Lanes for Backward<'_, B> {
@@ -73,7 +73,7 @@ impl BlockCipherEncClosure for Ecb<'_> {
     }
 }
 
-/// blocks\[i\] = AES(blocks\[i\]).
+/// blocks\[i\] = E(blocks\[i\]).
 #[inline(always)]
 pub(crate) fn ecb<L: Lanes>(lanes: &L, blocks: &mut [Block]) {
     let (batches, rest) = Array::<Block, L::Count>::slice_as_chunks_mut(blocks);
@@ -92,7 +92,7 @@ pub(crate) fn ecb<L: Lanes>(lanes: &L, blocks: &mut [Block]) {
     rest.copy_from_slice(&padded[..rest.len()]);
 }
 
-/// out\[i\] = AES(in\[i\] ^ mask\[i\]) ^ mask\[i\], the first xor only if `BOTH`. `mask` covers `io`.
+/// out\[i\] = E(in\[i\] ^ mask\[i\]) ^ mask\[i\], the first xor only if `BOTH`. `mask` covers `io`.
 ///
 /// With `BOTH` and the tweaks as mask this is XTS; without, and with the previous ciphertext as mask, it is CBC
 /// decryption.

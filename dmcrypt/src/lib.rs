@@ -4,8 +4,11 @@
 //! it with a key and a sector size into a [`SectorCipher`], which is infallible from then on. No I/O, no allocation
 //! after `build`, no state but the round keys, which lie in locked memory and are wiped on drop.
 //!
-//! Sources: Linux `Documentation/admin-guide/device-mapper/dm-crypt.rst`; IEEE 1619-2018 (XTS-AES); NIST SP 800-38A
-//! (CBC); FIPS 197 (AES).
+//! AES runs on the kernels of `arch`; Serpent, Twofish and Camellia, for volumes in the wild, on plain code that is many
+//! times slower.
+//!
+//! Sources: Linux `Documentation/admin-guide/device-mapper/dm-crypt.rst`; IEEE 1619-2018 (XTS); NIST SP 800-38A
+//! (CBC); FIPS 197 (AES); the other ciphers' in `block_cipher`.
 //!
 //! ```
 //! use dmcrypt::{CipherSpec, SectorSize};
@@ -23,27 +26,34 @@
 #[cfg(target_arch = "x86_64")]
 #[allow(unsafe_code)]
 mod arch;
+mod block_cipher;
 mod cbc;
 mod error;
 mod iv;
 mod kernel;
+mod known;
 mod lanes;
 mod sector;
 mod spec;
 mod tweak;
+mod twofish;
 mod wipe;
 mod xts;
 
 pub use error::CipherError;
 pub use kernel::{Kernel, chosen_kernel, kernel, kernel_and_reason, use_kernel};
 pub use sector::{SectorCipher, SectorSize};
-pub use spec::{CipherSpec, EssivHash, Iv, Mode};
+pub use spec::{Algorithm, CipherSpec, EssivHash, Iv, Mode};
 
+use crate::twofish::Twofish;
 use aes::{Aes128, Aes192, Aes256};
+use block_cipher::BlockCipher;
+use camellia::{Camellia128, Camellia192, Camellia256};
+use serpent::Serpent;
 
 /// Joins a cipher string, a key and a sector size into a cipher that is ready for use.
 ///
-/// `key` is used whole: XTS takes 32 or 64 bytes (data key, then tweak key, each half of it), CBC takes 16, 24 or 32.
+/// `key` is used whole: CBC takes 16, 24 or 32 bytes, XTS twice as many (data key, then tweak key, each half of it).
 /// The two halves of an XTS key may be equal. The caller keeps `key` and wipes it; the round keys derived from it live
 /// in locked memory of their own.
 ///
@@ -65,25 +75,40 @@ pub fn build_with(
     sector_size: SectorSize,
 ) -> Result<Box<dyn SectorCipher>, CipherError> {
     kernel::check(kernel)?;
-    let iv = spec.iv();
+    if !spec.key_sizes().contains(&key.len()) {
+        return Err(spec.wrong_key_size(key));
+    }
     #[cfg(target_arch = "x86_64")]
-    if let (Mode::Xts, 32 | 64) = (spec.mode(), key.len()) {
+    if let (Algorithm::Aes, Mode::Xts, 32 | 64) = (spec.algorithm(), spec.mode(), key.len()) {
         use arch::{Xmm, Xts, Ymm, Zmm};
         match (kernel, Zmm::detect(), Ymm::detect(), Xmm::detect()) {
-            (Kernel::Vaes512, Some(zmm), _, _) => return Ok(Box::new(Xts::new(zmm, key, iv, sector_size)?)),
-            (Kernel::Vaes256, _, Some(ymm), _) => return Ok(Box::new(Xts::new(ymm, key, iv, sector_size)?)),
-            (Kernel::AesNi, _, _, Some(xmm)) => return Ok(Box::new(Xts::new(xmm, key, iv, sector_size)?)),
+            (Kernel::Vaes512, Some(zmm), _, _) => return Ok(Box::new(Xts::new(zmm, spec, key, sector_size)?)),
+            (Kernel::Vaes256, _, Some(ymm), _) => return Ok(Box::new(Xts::new(ymm, spec, key, sector_size)?)),
+            (Kernel::AesNi, _, _, Some(xmm)) => return Ok(Box::new(Xts::new(xmm, spec, key, sector_size)?)),
             _ => {}
         }
     }
-    Ok(match (spec.mode(), key.len()) {
-        (Mode::Xts, 32) => Box::new(xts::Xts::<Aes128>::new(key, iv, sector_size)?),
-        (Mode::Xts, 64) => Box::new(xts::Xts::<Aes256>::new(key, iv, sector_size)?),
-        (Mode::Cbc, 16) => Box::new(cbc::Cbc::<Aes128>::new(key, iv, sector_size)?),
-        (Mode::Cbc, 24) => Box::new(cbc::Cbc::<Aes192>::new(key, iv, sector_size)?),
-        (Mode::Cbc, 32) => Box::new(cbc::Cbc::<Aes256>::new(key, iv, sector_size)?),
-        (Mode::Xts | Mode::Cbc, got_bytes) => {
-            return Err(CipherError::KeySize { spec: spec.to_string(), got_bytes, allowed: spec.key_sizes() });
-        }
+    let halves = if spec.mode() == Mode::Xts { 2 } else { 1 };
+    match (spec.algorithm(), key.len() / halves) {
+        (Algorithm::Aes, 16) => chained::<Aes128>(spec, key, sector_size),
+        (Algorithm::Aes, 24) => chained::<Aes192>(spec, key, sector_size),
+        (Algorithm::Aes, _) => chained::<Aes256>(spec, key, sector_size),
+        (Algorithm::Serpent, _) => chained::<Serpent>(spec, key, sector_size),
+        (Algorithm::Twofish, _) => chained::<Twofish>(spec, key, sector_size),
+        (Algorithm::Camellia, 16) => chained::<Camellia128>(spec, key, sector_size),
+        (Algorithm::Camellia, 24) => chained::<Camellia192>(spec, key, sector_size),
+        (Algorithm::Camellia, _) => chained::<Camellia256>(spec, key, sector_size),
+    }
+}
+
+/// The block cipher `C` in the string's mode.
+fn chained<C: BlockCipher>(
+    spec: &CipherSpec,
+    key: &[u8],
+    sector_size: SectorSize,
+) -> Result<Box<dyn SectorCipher>, CipherError> {
+    Ok(match spec.mode() {
+        Mode::Xts => Box::new(xts::Xts::<C>::new(spec, key, sector_size)?),
+        Mode::Cbc => Box::new(cbc::Cbc::<C>::new(spec, key, sector_size)?),
     })
 }

@@ -1,10 +1,9 @@
-//! XTS-AES over runs of sectors (IEEE 1619-2018).
+//! XTS over runs of sectors (IEEE 1619-2018, there with AES).
 //!
 //! C_j = E_K1(P_j ^ T_j) ^ T_j, T_j = E_K2(IV) · x^j. The key is K1 ‖ K2. Sectors are whole blocks, so ciphertext
 //! stealing never occurs. The tweaks of up to 64 sectors are encrypted in one pass: at 512 bytes a sector that is
 //! worth a factor of two.
 
-use aes::cipher::{BlockCipherDecrypt, BlockCipherEncrypt, KeyInit};
 use cipher::consts::U16;
 use cipher::inout::InOutBuf;
 use cipher::{
@@ -12,11 +11,11 @@ use cipher::{
 };
 use secret::Locked;
 
+use crate::block_cipher::{BlockCipher, keyed};
 use crate::iv::IvGenerator;
 use crate::lanes::{Backward, Block, Ecb, Forward, Lanes, masked};
 use crate::sector::{assert_whole, paired};
-use crate::spec::Iv;
-use crate::{CipherError, SectorCipher, SectorSize, tweak, wipe};
+use crate::{CipherError, CipherSpec, SectorCipher, SectorSize, tweak, wipe};
 
 /// Sectors whose tweaks are encrypted together.
 const BATCH_SECTORS: usize = 64;
@@ -25,30 +24,24 @@ const BATCH_SECTORS: usize = 64;
 const GROUP_BLOCKS: usize = 256;
 
 /// Round keys of both halves and of the IV generator.
-struct Keys<C> {
+struct Keys<C: BlockCipher> {
     data: C,
     tweak: C,
-    iv: IvGenerator,
+    iv: IvGenerator<C::Essiv>,
 }
 
 /// An XTS sector cipher over the block cipher `C`.
-pub(crate) struct Xts<C> {
+pub(crate) struct Xts<C: BlockCipher> {
     keys: Locked<Keys<C>>,
     sector_size: SectorSize,
 }
 
-impl<C> Xts<C>
-where
-    C: KeyInit + BlockCipherEncrypt + BlockCipherDecrypt + BlockSizeUser<BlockSize = U16>,
-{
-    /// `key` is K1 ‖ K2, twice the size of `C`'s.
-    pub(crate) fn new(key: &[u8], iv: Iv, sector_size: SectorSize) -> Result<Self, CipherError> {
+impl<C: BlockCipher> Xts<C> {
+    /// `key` is K1 ‖ K2, twice a size that `C` takes.
+    pub(crate) fn new(spec: &CipherSpec, key: &[u8], sector_size: SectorSize) -> Result<Self, CipherError> {
         let (data, tweak) = key.split_at(key.len() / 2);
-        let wrong_size = || CipherError::KeySize { spec: "aes-xts".into(), got_bytes: key.len(), allowed: &[32, 64] };
-        let data = <&cipher::Key<C>>::try_from(data).map_err(|_| wrong_size())?;
-        let tweak = <&cipher::Key<C>>::try_from(tweak).map_err(|_| wrong_size())?;
         let keys =
-            Locked::new_with(|| Keys { data: C::new(data), tweak: C::new(tweak), iv: IvGenerator::new(iv, key) })?;
+            Locked::new_with(|| Keys { data: keyed(data), tweak: keyed(tweak), iv: IvGenerator::new(spec.iv(), key) })?;
         Ok(Self { keys, sector_size })
     }
 
@@ -125,10 +118,7 @@ impl BlockCipherDecClosure for Pass<'_, '_, '_> {
     }
 }
 
-impl<C> SectorCipher for Xts<C>
-where
-    C: KeyInit + BlockCipherEncrypt + BlockCipherDecrypt + BlockSizeUser<BlockSize = U16> + Send + Sync,
-{
+impl<C: BlockCipher> SectorCipher for Xts<C> {
     fn sector_size(&self) -> SectorSize {
         self.sector_size
     }

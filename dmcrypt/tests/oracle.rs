@@ -1,4 +1,5 @@
-//! Every cipher against an independent implementation of it: xts-mode for XTS, a block-at-a-time CBC written here.
+//! Every mode of every cipher against an independent implementation of it: xts-mode for XTS, a block-at-a-time CBC
+//! written here.
 //!
 //! Runs of random length (0 to 200 sectors, so that full and partial batches occur), all sector sizes, both ways, in
 //! place and out of place, from random sector numbers including the wraps at 2^32 and 2^64. The sweep leaves nothing to
@@ -13,15 +14,19 @@ mod noise;
 use aes::cipher::consts::U16;
 use aes::cipher::{Block, BlockCipherDecrypt, BlockCipherEncrypt, BlockSizeUser, KeyInit};
 use aes::{Aes128, Aes192, Aes256};
+use camellia::{Camellia128, Camellia192, Camellia256};
 use dmcrypt::{CipherSpec, Kernel, SectorCipher, SectorSize};
 use noise::noise;
 use proptest::prelude::*;
+use serpent::Serpent;
 use sha2::{Digest, Sha256};
+use twofish::Twofish;
 use xts_mode::Xts128;
 
 /// One random case.
 #[derive(Debug, Clone)]
 struct Case {
+    cipher: &'static str,
     mode: &'static str,
     iv: &'static str,
     key: Vec<u8>,
@@ -30,9 +35,13 @@ struct Case {
     plain: Vec<u8>,
 }
 
-fn cases() -> impl Strategy<Value = Case> {
+/// Cases of up to `max_sectors` sectors.
+fn cases(ciphers: &'static [&'static str], max_sectors: usize) -> impl Strategy<Value = Case> {
     let shape = (
-        prop_oneof![Just(("xts", 32)), Just(("xts", 64)), Just(("cbc", 16)), Just(("cbc", 24)), Just(("cbc", 32)),],
+        (
+            prop::sample::select(ciphers),
+            prop::sample::select(vec![("xts", 32), ("xts", 48), ("xts", 64), ("cbc", 16), ("cbc", 24), ("cbc", 32)]),
+        ),
         prop_oneof![Just("plain"), Just("plain64"), Just("essiv:sha256")],
         prop_oneof![Just(SectorSize::S512), Just(SectorSize::S1024), Just(SectorSize::S2048), Just(SectorSize::S4096),],
         prop_oneof![
@@ -41,12 +50,13 @@ fn cases() -> impl Strategy<Value = Case> {
             (0_u64..600).prop_map(|back| (1 << 32) - back),
             (0_u64..600).prop_map(|back| u64::MAX - back),
         ],
-        prop_oneof![0_usize..12, 0_usize..=200],
+        prop_oneof![0_usize..12, 0..=max_sectors],
     );
-    shape.prop_flat_map(|((mode, key_bytes), iv, sector_size, iv_sector, sectors)| {
+    shape.prop_flat_map(|((cipher, (mode, key_bytes)), iv, sector_size, iv_sector, sectors)| {
         let len_bytes = sectors * sector_size.bytes() as usize;
         let bytes = any::<u64>().prop_map(move |seed| noise(seed, len_bytes));
         (prop::collection::vec(any::<u8>(), key_bytes), bytes).prop_map(move |(key, plain)| Case {
+            cipher,
             mode,
             iv,
             key,
@@ -58,7 +68,11 @@ fn cases() -> impl Strategy<Value = Case> {
 }
 
 /// The IV block as the kernel's document words it.
-fn oracle_iv(iv: &str, key: &[u8], number: u64) -> [u8; 16] {
+fn oracle_iv<E: KeyInit + BlockCipherEncrypt + BlockSizeUser<BlockSize = U16>>(
+    iv: &str,
+    key: &[u8],
+    number: u64,
+) -> [u8; 16] {
     let mut block = [0; 16];
     match iv {
         "plain" => block[..4].copy_from_slice(&number.to_le_bytes()[..4]),
@@ -66,7 +80,7 @@ fn oracle_iv(iv: &str, key: &[u8], number: u64) -> [u8; 16] {
     }
     if iv == "essiv:sha256" {
         let mut block = block.into();
-        Aes256::new(&Sha256::digest(key)).encrypt_block(&mut block);
+        E::new_from_slice(&Sha256::digest(key)).unwrap().encrypt_block(&mut block);
         return block.into();
     }
     block
@@ -97,27 +111,44 @@ fn oracle_cbc<C: KeyInit + BlockCipherEncrypt>(key: &[u8], iv: [u8; 16], sector:
 
 /// What dm-crypt would have on disk.
 fn oracle(case: &Case) -> Vec<u8> {
+    let halves = if case.mode == "xts" { 2 } else { 1 };
+    match (case.cipher, case.key.len() / halves) {
+        ("aes", 16) => oracle_with::<Aes128, Aes256>(case),
+        ("aes", 24) => oracle_with::<Aes192, Aes256>(case),
+        ("aes", 32) => oracle_with::<Aes256, Aes256>(case),
+        ("serpent", _) => oracle_with::<Serpent, Serpent>(case),
+        ("twofish", _) => oracle_with::<Twofish, Twofish>(case),
+        ("camellia", 16) => oracle_with::<Camellia128, Camellia256>(case),
+        ("camellia", 24) => oracle_with::<Camellia192, Camellia256>(case),
+        ("camellia", 32) => oracle_with::<Camellia256, Camellia256>(case),
+        other => unreachable!("{other:?}"),
+    }
+}
+
+/// The same with the cipher `C` and, for ESSIV, `E`.
+fn oracle_with<C, E>(case: &Case) -> Vec<u8>
+where
+    C: KeyInit + BlockCipherEncrypt + BlockCipherDecrypt + BlockSizeUser<BlockSize = U16>,
+    E: KeyInit + BlockCipherEncrypt + BlockSizeUser<BlockSize = U16>,
+{
     let sector_bytes = case.sector_size.bytes() as usize;
     let mut bytes = case.plain.clone();
     for (n, sector) in bytes.chunks_mut(sector_bytes).enumerate() {
         let number = case.iv_sector.wrapping_add((n * sector_bytes / 512) as u64);
-        let iv = oracle_iv(case.iv, &case.key, number);
-        match (case.mode, case.key.len()) {
-            ("xts", 32) => oracle_xts::<Aes128>(&case.key, iv, sector),
-            ("xts", 64) => oracle_xts::<Aes256>(&case.key, iv, sector),
-            ("cbc", 16) => oracle_cbc::<Aes128>(&case.key, iv, sector),
-            ("cbc", 24) => oracle_cbc::<Aes192>(&case.key, iv, sector),
-            ("cbc", 32) => oracle_cbc::<Aes256>(&case.key, iv, sector),
-            other => unreachable!("{other:?}"),
+        let iv = oracle_iv::<E>(case.iv, &case.key, number);
+        match case.mode {
+            "xts" => oracle_xts::<C>(&case.key, iv, sector),
+            _ => oracle_cbc::<C>(&case.key, iv, sector),
         }
     }
     bytes
 }
 
-/// The cipher on every kernel that this machine can run.
+/// The cipher on every kernel that this machine can run; those beside AES have but one.
 fn built(case: &Case) -> Vec<(Kernel, Box<dyn SectorCipher>)> {
-    let spec = CipherSpec::parse(&format!("aes-{}-{}", case.mode, case.iv)).unwrap();
-    let available = Kernel::ALL.into_iter().filter(|kernel| kernel.is_available());
+    let spec = CipherSpec::parse(&format!("{}-{}-{}", case.cipher, case.mode, case.iv)).unwrap();
+    let kernels: &[Kernel] = if case.cipher == "aes" { &Kernel::ALL } else { &[Kernel::Portable] };
+    let available = kernels.iter().copied().filter(|kernel| kernel.is_available());
     available.map(|kernel| (kernel, dmcrypt::build_with(kernel, &spec, &case.key, case.sector_size).unwrap())).collect()
 }
 
@@ -151,7 +182,7 @@ fn every_count_of_every_shape_equals_the_oracle() {
             let cases = STARTS.map(|iv_sector| {
                 let plain = noise(iv_sector ^ 0x5eed, MAX_COUNT * sector_size.bytes() as usize);
                 let key = noise(key_bytes as u64 ^ iv_sector, key_bytes);
-                let case = Case { mode: "xts", iv: "plain64", key, sector_size, iv_sector, plain };
+                let case = Case { cipher: "aes", mode: "xts", iv: "plain64", key, sector_size, iv_sector, plain };
                 let encrypted = oracle(&case);
                 (built(&case), case, encrypted)
             });
@@ -165,41 +196,46 @@ fn every_count_of_every_shape_equals_the_oracle() {
     }
 }
 
-/// 400 cases unless the environment says another number.
-fn cases_from_environment() -> ProptestConfig {
+/// So many cases unless the environment says another number.
+fn cases_from_environment(cases: u32) -> ProptestConfig {
     let default = ProptestConfig::default();
-    let cases = if std::env::var_os("PROPTEST_CASES").is_some() { default.cases } else { 400 };
+    let cases = if std::env::var_os("PROPTEST_CASES").is_some() { default.cases } else { cases };
     ProptestConfig { cases, ..default }
 }
 
+/// All four calls, on neither source nor destination aligned to anything.
+fn check_both_ways(case: &Case, shift: usize) -> Result<(), TestCaseError> {
+    let expected = oracle(case);
+    for (kernel, cipher) in built(case) {
+        let mut out = vec![0xa5; case.plain.len() + 128];
+        let out = &mut out[64 - shift..][..case.plain.len()];
+        let mut in_place = vec![0; shift];
+        in_place.extend_from_slice(&case.plain);
+        let in_place = &mut in_place[shift..];
+
+        cipher.encrypt(case.iv_sector, in_place, out);
+        prop_assert!(out == expected, "{kernel}: encrypt");
+        cipher.encrypt_in_place(case.iv_sector, in_place);
+        prop_assert!(in_place == expected, "{kernel}: encrypt_in_place");
+
+        cipher.decrypt(case.iv_sector, in_place, out);
+        prop_assert!(out == case.plain, "{kernel}: decrypt");
+        cipher.decrypt_in_place(case.iv_sector, in_place);
+        prop_assert!(in_place == case.plain, "{kernel}: decrypt_in_place");
+    }
+    Ok(())
+}
+
 proptest! {
-    #![proptest_config(cases_from_environment())]
+    #![proptest_config(cases_from_environment(400))]
 
     #[test]
-    fn bytes_equal_the_oracle_both_ways(case in cases(), shift in 0_usize..64) {
-        let expected = oracle(&case);
-        for (kernel, cipher) in built(&case) {
-            // Neither source nor destination is aligned to anything.
-            let mut out = vec![0xa5; case.plain.len() + 128];
-            let out = &mut out[64 - shift..][..case.plain.len()];
-            let mut in_place = vec![0; shift];
-            in_place.extend_from_slice(&case.plain);
-            let in_place = &mut in_place[shift..];
-
-            cipher.encrypt(case.iv_sector, in_place, out);
-            prop_assert!(out == expected, "{kernel}: encrypt");
-            cipher.encrypt_in_place(case.iv_sector, in_place);
-            prop_assert!(in_place == expected, "{kernel}: encrypt_in_place");
-
-            cipher.decrypt(case.iv_sector, in_place, out);
-            prop_assert!(out == case.plain, "{kernel}: decrypt");
-            cipher.decrypt_in_place(case.iv_sector, in_place);
-            prop_assert!(in_place == case.plain, "{kernel}: decrypt_in_place");
-        }
+    fn bytes_equal_the_oracle_both_ways(case in cases(&["aes"], 200), shift in 0_usize..64) {
+        check_both_ways(&case, shift)?;
     }
 
     #[test]
-    fn a_run_may_be_cut_at_any_sector(case in cases(), cut in any::<prop::sample::Index>()) {
+    fn a_run_may_be_cut_at_any_sector(case in cases(&["aes"], 200), cut in any::<prop::sample::Index>()) {
         let sector_bytes = case.sector_size.bytes() as usize;
         let sectors = case.plain.len() / sector_bytes;
         let cut_sectors = cut.index(sectors + 1);
@@ -213,5 +249,18 @@ proptest! {
             cipher.encrypt_in_place(case.iv_sector, first);
             prop_assert!(whole == parts, "{kernel}");
         }
+    }
+}
+
+proptest! {
+    // Batches of 64 sectors end within 70.
+    #![proptest_config(cases_from_environment(200))]
+
+    #[test]
+    fn the_ciphers_beside_aes_equal_the_oracle(
+        case in cases(&["serpent", "twofish", "camellia"], 70),
+        shift in 0_usize..64,
+    ) {
+        check_both_ways(&case, shift)?;
     }
 }

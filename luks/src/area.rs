@@ -95,7 +95,7 @@ impl AreaLayout {
             let problem = "reaches past the end of the device";
             return Err(Error::KeyslotArea { offset: self.offset, size: self.declared, problem });
         }
-        Secret::fill_with(self.len_bytes, |buf| Ok(disk.read_at(self.offset, buf)?))
+        Secret::fill_with(self.len_bytes, |buf| Ok(ByteView::new(disk).read(self.offset, buf)?))
     }
 
     /// Decrypts what [`read`](Self::read) gave and merges the stripes: a candidate key, which only a digest can accept.
@@ -130,12 +130,23 @@ impl AreaLayout {
     }
 }
 
-/// Overwrites a whole area with random bytes and makes that durable, so that the key in it is gone.
+/// Overwrites a whole area and makes that durable, so that the key in it is gone: first its first sector with zeros, which
+/// alone kills the key, then, once that is durable, everything behind it with random bytes.
+///
+/// The zeros are a mark. Noise cannot be told from key material, so a wipe that is cut short before the header forgets the
+/// keyslot would leave a dead keyslot that nobody can tell from a good one; [`crate::check`] finds this mark instead.
 ///
 /// # Errors
 /// [`Error::Env`], or [`Error::Block`] when a write or the flush fails: the key may then still be there.
 pub(crate) fn wipe_area<D: BlockIo + ?Sized>(disk: &D, env: &Env<'_>, area: &Area) -> Result<(), Error> {
-    fill_random(disk, env, area.offset, area.size)?;
+    let mark = Bytes(area.size.0.min(SECTOR_BYTES));
+    let zeros = vec![0; mark.to_usize().unwrap_or_default()];
+    ByteView::new(disk).write(area.offset, &zeros, false)?;
+    disk.flush()?;
+    let problem = "reaches past the end of the device";
+    let rest =
+        area.offset.checked_add(mark).ok_or(Error::KeyslotArea { offset: area.offset, size: area.size, problem })?;
+    fill_random(disk, env, rest, Bytes(area.size.0 - mark.0))?;
     Ok(disk.flush()?)
 }
 

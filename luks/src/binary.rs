@@ -123,6 +123,9 @@ impl fmt::Debug for BinaryHeader {
 
 impl BinaryHeader {
     /// Read the binary header of the copy `position` that stands at `offset`. The checksum is not looked at.
+    ///
+    /// # Errors
+    /// The first rule of the binary header that is broken: magic, version, sizes, offset.
     pub fn parse(bytes: &[u8; BINARY_HEADER], position: Position, offset: Bytes) -> Result<BinaryHeader, Violation> {
         let magic: [u8; MAGIC_LEN] = field(bytes, 0);
         if magic != position.magic() {

@@ -1,7 +1,8 @@
 //! `Container`: a header store and a data device, the handle through which a LUKS2 container is unlocked, used and edited.
 //!
 //! Attached header: both are the same device. Detached: the header store holds header and keyslots, the data device holds
-//! nothing but segments. Invariants: the header in memory is one that was read or written whole; after a failed write of
+//! nothing but segments. Invariants: the header in memory is one that was read or written whole; no key is derived from a
+//! header, and no header written, that the container's [`Policy`] does not accept; after a failed write of
 //! metadata the handle is poisoned and refuses changes until reopened (`edit.rs`); a volume is made only of a key that a
 //! digest of this header accepted.
 //!
@@ -21,11 +22,12 @@ use crate::header::{Header, load};
 use crate::limits::{BINARY_HEADER, Limits};
 use crate::metadata::SegmentId;
 use crate::metadata::segment::{CryptSegment, Segment, SegmentSize};
+use crate::policy::Policy;
 use crate::requirements::{self, Action};
 use crate::store::HeaderStore;
 use crate::unlock::{self, Purpose, UnlockRequest};
 use crate::volume::{Extent, MapEntry, SegmentMap, Target, Volume};
-use crate::volume_key::VolumeKey;
+use crate::volume_key::{VolumeKey, recognise_volume_key};
 
 /// A LUKS2 container: header store `H`, data device `D`.
 pub struct Container<H: HeaderStore, D: BlockIo> {
@@ -33,18 +35,38 @@ pub struct Container<H: HeaderStore, D: BlockIo> {
     pub(crate) data: D,
     pub(crate) header: Header,
     pub(crate) limits: Limits,
+    pub(crate) policy: Policy,
     pub(crate) poisoned: bool,
 }
 
 impl<H: HeaderStore, D: BlockIo> Container<H, D> {
     /// Reads and checks the header on `store`. Writes nothing; damage is in `header().health()`. For an attached header
-    /// `store` and `data` are the same device.
+    /// `store` and `data` are the same device. Under [`Policy::default_preset`]; see [`Container::with_policy`].
     ///
     /// # Errors
     /// What [`load`] says.
     pub fn open(store: H, data: D, limits: Limits) -> Result<Self, Error> {
         let header = load(&store, &limits)?;
-        Ok(Container { store, data, header, limits, poisoned: false })
+        Ok(Container { store, data, header, limits, policy: Policy::default_preset(), poisoned: false })
+    }
+
+    /// The same under another policy, which every unlock and every edit holds against the header in memory from now on.
+    #[must_use]
+    pub fn with_policy(self, policy: Policy) -> Self {
+        Container { policy, ..self }
+    }
+
+    /// The policy that holds.
+    pub fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
+    /// Holds the policy against the header in memory, as every unlock and every edit does.
+    ///
+    /// # Errors
+    /// [`Error::Policy`] with every breach.
+    pub fn check_policy(&self) -> Result<(), Error> {
+        self.policy.check(&self.header)
     }
 
     /// The header as it was last read or written.
@@ -75,20 +97,36 @@ impl<H: HeaderStore, D: BlockIo> Container<H, D> {
     /// Tries `passphrase` on the keyslots that `request` allows.
     ///
     /// # Errors
-    /// The requirements in the way, if the key is wanted for the data, and what [`unlock::unlock`] says.
+    /// [`Error::Policy`] before anything else; the requirements in the way, if the key is wanted for the data; what
+    /// [`unlock::unlock`] says.
     pub fn unlock(&self, env: &Env<'_>, request: &UnlockRequest, passphrase: &Secret) -> Result<VolumeKey, Error> {
+        self.check_policy()?;
         if request.purpose != Purpose::AnyDigest {
             requirements::check(&self.header.metadata().config, Action::Use)?;
         }
         unlock::unlock(&self.store, &self.header, env, &self.limits, request, passphrase)
     }
 
+    /// Accepts a volume key that was presented as such, not through a keyslot.
+    ///
+    /// # Errors
+    /// [`Error::Policy`]; [`Error::KeyUnknown`] if no digest that `purpose` allows accepts it; the requirements in the way, if the key is wanted
+    /// for the data.
+    pub fn recognise(&self, purpose: Purpose, key: &Secret) -> Result<VolumeKey, Error> {
+        self.check_policy()?;
+        if purpose != Purpose::AnyDigest {
+            requirements::check(&self.header.metadata().config, Action::Use)?;
+        }
+        recognise_volume_key(&self.header, &self.limits, purpose, key)
+    }
+
     /// The segment that `key` opens, for who does the encryption elsewhere: its cipher need not be one of this crate's.
     ///
     /// # Errors
-    /// Requirements or segments that this crate does not implement, each by name; [`Error::KeyNotForSegment`];
-    /// [`Error::SegmentGeometry`] if the data device cannot hold the segment.
+    /// [`Error::Policy`]; requirements or segments that this crate does not implement, each by name;
+    /// [`Error::KeyNotForSegment`]; [`Error::SegmentGeometry`] if the data device cannot hold the segment.
     pub fn opened_segment(&self, key: &VolumeKey) -> Result<(&Segment, &CryptSegment), Error> {
+        self.check_policy()?;
         let metadata = self.header.metadata();
         requirements::check(&metadata.config, Action::Use)?;
         let (id, segment) = self.only_segment()?;
@@ -104,13 +142,19 @@ impl<H: HeaderStore, D: BlockIo> Container<H, D> {
     /// The segments of the volume under `key`.
     ///
     /// # Errors
-    /// As [`Container::opened_segment`], and a cipher that this crate does not implement.
+    /// As [`Container::opened_segment`], and a cipher that this crate does not implement. A null cipher gets this far only
+    /// under a policy that accepts it ([`Policy::allowing_null_cipher`]).
     pub fn segment_map(&self, key: &VolumeKey) -> Result<SegmentMap, Error> {
         let (segment, crypt) = self.opened_segment(key)?;
         let sector_size = SectorSize::try_from(crypt.sector_size)?;
-        let spec = CipherSpec::parse_shorthand(&crypt.encryption)?;
-        let cipher = dmcrypt::build(&spec, key.expose(), sector_size)?;
-        let target = Target::Crypt { device_offset: segment.offset, iv_base: Sectors(0), cipher: Arc::from(cipher) };
+        let device_offset = segment.offset;
+        let target = if crypt.is_unencrypted() {
+            Target::Linear { device_offset }
+        } else {
+            let spec = CipherSpec::parse_shorthand(&crypt.encryption)?;
+            let cipher = dmcrypt::build(&spec, key.expose(), sector_size)?;
+            Target::Crypt { device_offset, iv_base: Sectors(0), cipher: Arc::from(cipher) }
+        };
         let len = match segment.size {
             SegmentSize::Dynamic => Extent::ToEnd,
             SegmentSize::Fixed(len) => Extent::Fixed(len),

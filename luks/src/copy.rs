@@ -119,6 +119,9 @@ impl HeaderCopy {
     }
 
     /// The JSON text.
+    ///
+    /// # Errors
+    /// The rule of the JSON area that is broken: no NUL behind the text, bytes behind the NUL, no UTF-8.
     pub fn json_text(&self) -> Result<&str, Violation> {
         json::text_of_area(&self.json_area)
     }

@@ -71,6 +71,21 @@ pub enum DigestCost {
     Minimal,
 }
 
+impl DigestCost {
+    /// As slow as a keyslot's derivation, which was measured or not.
+    pub(crate) fn like(measured: bool) -> DigestCost {
+        if measured { DigestCost::Measured } else { DigestCost::Minimal }
+    }
+
+    /// PBKDF2 iterations for a digest of `len_bytes`.
+    pub(crate) fn iterations(self, env: &Env<'_>, hash: HashAlg, len_bytes: usize) -> Result<u32, Error> {
+        match self {
+            DigestCost::Measured => calibrate::pbkdf2_iterations(env, hash, len_bytes, PBKDF2_DIGEST_TARGET_MS),
+            DigestCost::Minimal => Ok(PBKDF2_ITERATIONS_MIN),
+        }
+    }
+}
+
 /// A digest of `key` with a fresh salt, tied to no keyslot and no segment yet.
 ///
 /// # Errors
@@ -80,10 +95,7 @@ pub fn make_digest(env: &Env<'_>, cost: DigestCost, hash: HashAlg, key: &Secret)
     if len_bytes < DIGEST_BYTES_MIN {
         return Err(Error::DigestUnusable { digest: None, problem: "its hash is shorter than 20 bytes" });
     }
-    let iterations = match cost {
-        DigestCost::Measured => calibrate::pbkdf2_iterations(env, hash, len_bytes, PBKDF2_DIGEST_TARGET_MS)?,
-        DigestCost::Minimal => PBKDF2_ITERATIONS_MIN,
-    };
+    let iterations = cost.iterations(env, hash, len_bytes)?;
     let salt = kdf::fresh_salt(env)?;
     let raw_salt = kdf::decode_salt(&salt)?;
     let mut digest = [0; MAX_DIGEST_BYTES];

@@ -1,4 +1,4 @@
-//! Changes to a container's metadata: keyslots, label, subsystem, UUID.
+//! Changes to a container's metadata: keyslots, tokens, flags, label, subsystem, UUID.
 //!
 //! Every change is a transaction under the exclusive metadata lock: the header is read again, and if it is not the one this
 //! handle knows the change is refused ([`Error::ConcurrentUpdate`]; [`Container::reload`] and try again). What takes seconds,
@@ -9,11 +9,21 @@
 //! disk before success is reported, and before an old one goes. A crash anywhere leaves a header that opens with the old
 //! passphrase, the new one, or both.
 //!
+//! The container's policy is held against the header that is edited and against the one that would be written, before the
+//! first byte of it.
+//!
 //! After a failed write the handle is poisoned and refuses changes until reopened or reloaded. Unknown members are kept.
 
 pub(crate) mod area;
-mod keyslot;
+mod change;
+pub(crate) mod erase;
+mod finish;
+mod flags;
+pub(crate) mod keyslot;
 pub(crate) mod names;
+mod slot_names;
+mod tokens;
+mod unbound;
 
 use block::BlockIo;
 use secret::Secret;
@@ -27,12 +37,14 @@ use crate::header::{Header, load_unlocked};
 use crate::kdf::KdfParams;
 use crate::metadata::keyslot::Priority;
 use crate::metadata::{KeyslotId, Metadata};
+use crate::policy::Policy;
 use crate::requirements::{self, Action};
 use crate::store::{HeaderStore, LockMode};
 use crate::unlock::{self, Purpose, UnlockRequest};
 use crate::volume_key::VolumeKey;
 use crate::write;
 
+pub use flags::ActivationFlag;
 pub(crate) use keyslot::Staged;
 
 /// What a new keyslot is like.
@@ -72,23 +84,33 @@ pub enum LastSlot {
 struct Edit<'a, H: HeaderStore> {
     store: &'a H,
     header: &'a mut Header,
+    policy: &'a Policy,
     poisoned: &'a mut bool,
 }
 
 impl<H: HeaderStore> Edit<'_, H> {
     /// Writes both copies of the header with `metadata`.
     fn commit(&mut self, metadata: Metadata) -> Result<(), Error> {
+        keyslot::check_text(&metadata)?;
         self.commit_header(|header| *header.metadata_mut() = metadata)
     }
 
     fn commit_header(&mut self, change: impl FnOnce(&mut Header)) -> Result<(), Error> {
         let mut next = self.header.clone();
         change(&mut next);
+        self.policy.check(&next)?;
         let written = write::commit(self.store, &mut next);
         *self.poisoned |= next.poisoned;
         written?;
         *self.header = next;
         Ok(())
+    }
+
+    /// Whether the policy accepts the header with `metadata`, for who writes something else before it.
+    fn accepts(&self, metadata: &Metadata) -> Result<(), Error> {
+        let mut next = self.header.clone();
+        *next.metadata_mut() = metadata.clone();
+        self.policy.check(&next)
     }
 
     /// A failed write leaves the disk in doubt.
@@ -115,13 +137,15 @@ impl<H: HeaderStore, D: BlockIo> Container<H, D> {
         if fresh.binary().uuid != self.header.binary().uuid || fresh.seqid() != self.header.seqid() {
             return Err(Error::ConcurrentUpdate { seqid: self.header.seqid() });
         }
+        self.policy.check(&fresh)?;
         requirements::check(&fresh.metadata().config, action)?;
         if fresh.seqid() == u64::MAX {
             // Known before an area is wiped that the header would go on naming.
             return Err(Error::SeqidExhausted);
         }
         self.header = fresh;
-        change(&mut Edit { store: &self.store, header: &mut self.header, poisoned: &mut self.poisoned })
+        let (header, policy, poisoned) = (&mut self.header, &self.policy, &mut self.poisoned);
+        change(&mut Edit { store: &self.store, header, policy, poisoned })
     }
 
     /// Adds a keyslot in which the passphrase `new` opens the key `existing`.
@@ -166,45 +190,10 @@ impl<H: HeaderStore, D: BlockIo> Container<H, D> {
         Ok(id)
     }
 
-    /// Replaces the keyslot that the passphrase `old` opens (only `id`, if given) by one for the passphrase `new`, which keeps
-    /// the id, or moves to `parameters.id`. The new keyslot is in the header and proven before the old one goes.
-    ///
-    /// # Errors
-    /// As [`Container::keyslot_add`]: a free id and a free area are needed. [`Error::NoKey`] if `old` opens nothing.
-    pub fn keyslot_change(
-        &mut self,
-        env: &Env<'_>,
-        old: &Secret,
-        id: Option<KeyslotId>,
-        new: &Secret,
-        parameters: &NewKeyslot,
-    ) -> Result<KeyslotId, Error> {
-        requirements::check(&self.header.metadata().config, Action::Change)?;
-        let request = UnlockRequest { keyslot: id, purpose: Purpose::AnyDigest };
-        let (key, old_id) = self.opened_by(env, &request, old)?;
-        let kept = parameters.id.is_none_or(|wanted| wanted == old_id);
-        let priority = self.header.metadata().keyslots.get(old_id).and_then(|slot| slot.priority);
-        let staged_id = if kept { None } else { parameters.id };
-        let parameters = NewKeyslot { id: staged_id, priority: parameters.priority.or(priority), ..parameters.clone() };
-        let mut staged = Staged::new(self.header.metadata(), env, &self.limits, &key, new, &parameters)?;
-        staged.copy_tokens(old_id);
-        let new_id = staged.id;
-        self.write_staged(staged)?;
-        self.prove(env, &key, new_id, new)?;
-        self.edit(Action::Change, |edit| {
-            if kept {
-                let mut swapped = edit.header.metadata().clone();
-                keyslot::swap(&mut swapped, old_id, new_id);
-                edit.commit(swapped)?;
-            }
-            edit.remove(env, if kept { new_id } else { old_id })
-        })?;
-        Ok(if kept { old_id } else { new_id })
-    }
-
     /// Writes the area of a staged keyslot, and then the header that names it.
     fn write_staged(&mut self, staged: Staged) -> Result<(), Error> {
         self.edit(Action::Change, |edit| {
+            edit.accepts(&staged.metadata)?;
             let written = staged.write_area(edit.store);
             edit.noted(written)?;
             edit.commit(staged.metadata)
@@ -251,5 +240,7 @@ impl<H: HeaderStore> Edit<'_, H> {
     }
 }
 
+#[cfg(test)]
+mod slots_tests;
 #[cfg(test)]
 mod tests;

@@ -28,6 +28,9 @@ impl fmt::Debug for Env<'_> {
 /// A cryptographically secure source of random bytes.
 pub trait Rng: Sync {
     /// Overwrites the whole of `buf` with random bytes, or fails; `buf` is then not to be used.
+    ///
+    /// # Errors
+    /// [`EnvError::Random`] when the source has none.
     fn fill(&self, buf: &mut [u8]) -> Result<(), EnvError>;
 }
 

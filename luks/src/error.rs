@@ -5,7 +5,10 @@ use std::time::Duration;
 use block::{BlockError, Bytes};
 use secret::SecretError;
 
+use crate::backup::BackupFlaw;
+use crate::convert::ConvertObstacle;
 use crate::header::Health;
+use crate::restore::RestoreObstacle;
 use crate::rule::Violation;
 
 /// What can go wrong with a LUKS2 container.
@@ -43,6 +46,9 @@ pub enum Error {
     /// The header is LUKS version 1.
     #[error("the header is LUKS version 1, not 2")]
     Luks1,
+    /// The header is LUKS version 2, where version 1 was asked for.
+    #[error("the header is LUKS version 2, not 1")]
+    Luks2,
     /// There is a header, but no copy of it is valid.
     #[error("no valid LUKS2 header: primary copy: {}; secondary copy: {}", health.primary, health.secondary)]
     NoValidCopy {
@@ -52,6 +58,20 @@ pub enum Error {
     /// Metadata that breaks a rule was about to be used or written.
     #[error("invalid LUKS2 metadata: {0}")]
     Invalid(Violation),
+    /// A policy does not accept the header; no key was derived, nothing was written.
+    #[error("the policy {policy} refuses this header: {}", crate::policy::list(breaches))]
+    Policy {
+        /// The policy's name.
+        policy: String,
+        /// Everything that it does not accept.
+        breaches: Vec<crate::policy::Breach>,
+    },
+    /// A LUKS1 header that breaks a rule was read or about to be written.
+    #[error("invalid LUKS1 header: {0}")]
+    InvalidLuks1(Violation),
+    /// The header on disk, which has no sequence number, changed since it was read.
+    #[error("the header on disk changed since it was read; nothing was written")]
+    ChangedSinceRead,
     /// The header on disk changed since it was read.
     #[error("the header on disk changed since it was read (it was at sequence number {seqid}); nothing was written")]
     ConcurrentUpdate {
@@ -314,12 +334,71 @@ pub enum Error {
         /// Size of the JSON area.
         available: Bytes,
     },
+    /// A keyslot id that LUKS1 cannot have.
+    #[error("keyslot {keyslot} cannot be: LUKS1 has keyslots 0 to 7")]
+    Luks1KeyslotRange {
+        /// The id asked for.
+        keyslot: crate::metadata::KeyslotId,
+    },
+    /// Something that LUKS1 does not have.
+    #[error("LUKS1 has no {no}")]
+    Luks1Has {
+        /// What.
+        no: &'static str,
+    },
     /// The last keyslot that opens the data was about to go.
     #[error("keyslot {keyslot} is the last one that opens the data: without it the data is lost for good")]
     LastKeyslot {
         /// The keyslot.
         keyslot: crate::metadata::KeyslotId,
     },
+    /// A text that is no token, or a token that its type does not allow.
+    #[error("not a token: {problem}")]
+    TokenInvalid {
+        /// What is wrong.
+        problem: String,
+    },
+    /// There is no such token.
+    #[error("there is no token {token}")]
+    TokenMissing {
+        /// The id asked for.
+        token: crate::metadata::TokenId,
+    },
+    /// A token id that cannot be.
+    #[error("token {token} cannot be: ids are 0 to 31")]
+    TokenRange {
+        /// The id asked for.
+        token: crate::metadata::TokenId,
+    },
+    /// A token id that is taken.
+    #[error("token {token} is in use")]
+    TokenInUse {
+        /// The id asked for.
+        token: crate::metadata::TokenId,
+    },
+    /// All token ids are taken.
+    #[error("all {max} tokens are in use")]
+    NoFreeToken {
+        /// How many there can be.
+        max: u32,
+    },
+    /// A keyslot was to be taken from a token that does not list it.
+    #[error("token {token} is not assigned to keyslot {keyslot}")]
+    TokenUnassigned {
+        /// The token.
+        token: crate::metadata::TokenId,
+        /// The keyslot.
+        keyslot: crate::metadata::KeyslotId,
+    },
+    /// All digest ids are taken.
+    #[error("all {max} digests are in use: a key of its own needs one")]
+    NoFreeDigest {
+        /// How many there can be.
+        max: u32,
+    },
+    /// A key that no digest accepts.
+    #[error("Volume key does not match the volume.")]
+    KeyUnknown,
     /// A parameter of a new container, or a text for its header, cannot be.
     #[error("{parameter} cannot be {value}: it must be {allowed}")]
     Parameter {
@@ -329,6 +408,30 @@ pub enum Error {
         value: String,
         /// What it may be.
         allowed: String,
+    },
+    /// A file is no header backup that could be restored.
+    #[error("the header backup cannot be used: {0}")]
+    Backup(#[from] BackupFlaw),
+    /// A header backup does not fit the device.
+    #[error("this header backup cannot be restored here: {0}; nothing was written")]
+    Restore(#[from] RestoreObstacle),
+    /// A header cannot be converted to the other version.
+    #[error("this header cannot be converted: {0}; nothing was written")]
+    Convert(#[from] ConvertObstacle),
+    /// The device changed after its owner was told what would be done to it.
+    #[error("the device is not what it was when this was planned; nothing was written")]
+    PlanChanged,
+    /// The present header could not be kept aside.
+    #[error("the present header could not be kept aside: {reason}; nothing was written")]
+    Recovery {
+        /// Why not.
+        reason: String,
+    },
+    /// What was written is not what is read.
+    #[error("what was written does not read back at byte {}: the device lost or changed the write", offset.0)]
+    ReadBack {
+        /// The first byte that differs.
+        offset: Bytes,
     },
     /// A device is too small for what shall be put on it.
     #[error("the {device} is too small: {size}, at least {needed} are needed")]

@@ -4,14 +4,16 @@
 //! error leaves either no LUKS magic at all or a valid header with a keyslot that was seen to open:
 //!
 //! 1. the magic of every old header goes, flush;
-//! 2. the header area is zeroed, the keyslots area filled with random bytes, old signatures behind them go;
-//! 3. the keyslot's area is written, flushed, and proven by unlocking it from the disk;
-//! 4. both JSON areas, flush; the binary header of the secondary, flush; that of the primary, flush.
+//! 2. the header area is zeroed, the keyslots area filled with random bytes, old signatures behind them go; both JSON areas
+//!    and the keyslot's area are written, flush; the keyslot is proven by unlocking it from the disk;
+//! 3. both binary headers, which alone carry the magic, flush.
+//!
+//! Each of the three flushes is needed, and no more are: docs/crash-safety.md.
 //!
 //! The sequence number is 3, as after `cryptsetup luksFormat`, which writes the header twice. Sources: luks2-format §1.6, §5.
 
 mod plan;
-mod wipe;
+pub(crate) mod wipe;
 
 use block::{BlockIo, Bytes};
 use secret::Secret;
@@ -29,11 +31,13 @@ use crate::limits::{BINARY_HEADER, Limits};
 use crate::metadata::config::Config;
 use crate::metadata::segment::{CryptSegment, Segment, SegmentSize};
 use crate::metadata::{ById, DigestId, KeyslotId, Metadata, SegmentId};
+use crate::policy::Policy;
 use crate::store::{HeaderStore, LockMode};
 use crate::unlock;
 use crate::volume_key;
 use crate::write;
 
+pub(crate) use plan::key_size;
 pub use plan::{FormatPlan, HEADER_SIZE_DEFAULT, plan};
 
 /// Sequence number of a header as `format` leaves it.
@@ -82,6 +86,8 @@ pub struct FormatParams {
     pub data_offset: Option<Bytes>,
     /// Whether the header lies on a device of its own.
     pub detached: bool,
+    /// What the new header must be; anything if `None`. Judged before the first write.
+    pub policy: Option<Policy>,
 }
 
 impl Default for FormatParams {
@@ -102,6 +108,7 @@ impl Default for FormatParams {
             keyslots_size: None,
             data_offset: None,
             detached: false,
+            policy: None,
         }
     }
 }
@@ -111,7 +118,7 @@ impl Default for FormatParams {
 /// [`FormatPlan::header_size`] long. Returns the header as read back from the disk.
 ///
 /// # Errors
-/// Those of [`plan`] and [`calibrate`], before anything is written; errors of the disk; [`Error::NotProven`].
+/// Those of [`plan`] and [`calibrate`] and [`Error::Policy`], before anything is written; errors of the disk; [`Error::NotProven`].
 pub fn format<H: HeaderStore, D: BlockIo>(
     store: &H,
     data: &D,
@@ -120,13 +127,33 @@ pub fn format<H: HeaderStore, D: BlockIo>(
     passphrase: &Secret,
 ) -> Result<Header, Error> {
     let plan = plan(params, &store.geometry(), &data.geometry())?;
+    let key = Secret::fill_with(plan.key_size_bytes, |bytes| env.rng.fill(bytes).map_err(Error::from))?;
+    format_with_key(store, data, env, params, passphrase, key)
+}
+
+/// As [`format()`], with a volume key that the caller has: `key` encrypts the data, as in another container or a backup of one.
+/// Whoever else has it reads this container, too.
+///
+/// # Errors
+/// As [`format()`]; [`Error::KeySize`] if it is not as long as `params` says.
+pub fn format_with_key<H: HeaderStore, D: BlockIo>(
+    store: &H,
+    data: &D,
+    env: &Env<'_>,
+    params: &FormatParams,
+    passphrase: &Secret,
+    key: Secret,
+) -> Result<Header, Error> {
+    let plan = plan(params, &store.geometry(), &data.geometry())?;
+    if key.len() != plan.key_size_bytes {
+        return Err(Error::KeySize { expected_bytes: plan.key_size_bytes, got_bytes: key.len() });
+    }
     let (size, needed) = (store.geometry().size, plan.header_size());
     if size < needed {
         return Err(Error::DeviceTooSmall { device: "header device", size, needed });
     }
     let limits = Limits::default();
     let new = first_keyslot(env, params, &plan)?;
-    let key = Secret::fill_with(plan.key_size_bytes, |bytes| env.rng.fill(bytes).map_err(Error::from))?;
     let metadata = first_metadata(env, params, &plan, &key)?;
     let key = volume_key::verify(&metadata, &limits, DigestId(0), key)?;
     let staged = Staged::new(&metadata, env, &limits, &key, passphrase, &new)?;
@@ -139,13 +166,17 @@ pub fn format<H: HeaderStore, D: BlockIo>(
     .into_bytes();
     header.binary.label = plan.label.clone().unwrap_or_default().into_bytes();
     header.binary.subsystem = plan.subsystem.clone().unwrap_or_default().into_bytes();
+    if let Some(policy) = &params.policy {
+        policy.check(&header)?;
+    }
 
     let _guard = store.lock(LockMode::Exclusive, limits.lock_wait)?;
     wipe::old_magic(store)?;
     wipe::header_area(store, env, &plan)?;
+    let json_area = write_json(store, &header)?;
     staged.write_area(store)?;
     unlock::prove(store, &staged.metadata, staged.id, env, &limits, key.secret(), passphrase)?;
-    write_first(store, &header)?;
+    write_magic(store, &header, &json_area)?;
     load_unlocked(store, &limits)
 }
 
@@ -171,7 +202,7 @@ fn first_keyslot(env: &Env<'_>, params: &FormatParams, plan: &FormatPlan) -> Res
 /// The metadata without a keyslot: one segment, one digest of the volume key.
 fn first_metadata(env: &Env<'_>, params: &FormatParams, plan: &FormatPlan, key: &Secret) -> Result<Metadata, Error> {
     let measured = matches!(params.kdf, NewKdf::Calibrate(_, KdfCost { effort: Effort::IterTime { .. }, .. }));
-    let cost = params.digest.unwrap_or(if measured { DigestCost::Measured } else { DigestCost::Minimal });
+    let cost = params.digest.unwrap_or(DigestCost::like(measured));
     let mut digest = make_digest(env, cost, plan.hash, key)?;
     digest.segments.push(SegmentId(0));
     let segment = Segment {
@@ -198,30 +229,34 @@ fn first_metadata(env: &Env<'_>, params: &FormatParams, plan: &FormatPlan, key: 
     })
 }
 
-fn random_uuid(env: &Env<'_>) -> Result<String, Error> {
+pub(crate) fn random_uuid(env: &Env<'_>) -> Result<String, Error> {
     let mut bytes = [0u8; 16];
     env.rng.fill(&mut bytes)?;
     Ok(uuid::Builder::from_random_bytes(bytes).into_uuid().hyphenated().to_string())
 }
 
-/// The first write of a header: what carries the magic comes last, each step behind a flush.
-fn write_first<S: BlockIo>(store: &S, header: &Header) -> Result<(), Error> {
+/// Writes both JSON areas, which are nothing yet without their binary headers. The flush is the caller's.
+fn write_json<S: BlockIo>(store: &S, header: &Header) -> Result<Vec<u8>, Error> {
     let json_area = write::json_area_of(&header.metadata.to_text(), header.binary.json_size())?;
+    for copy in [Bytes(0), header.metadata_size()] {
+        store.write_at(Bytes(copy.0 + BINARY_HEADER as u64), &json_area, false)?;
+    }
+    Ok(json_area)
+}
+
+/// The first write of the binary headers: they carry the magic and come last, when all that they speak of is durable.
+fn write_magic<S: BlockIo>(store: &S, header: &Header, json_area: &[u8]) -> Result<(), Error> {
     let [first_salt, second_salt] = header.salts.map(|salt| salt.unwrap_or(header.binary.salt));
     let size = header.metadata_size();
-    let places = [(Position::Secondary, size, second_salt), (Position::Primary, Bytes(0), first_salt)];
-    for (_, offset, _) in places {
-        store.write_at(Bytes(offset.0 + BINARY_HEADER as u64), &json_area, false)?;
-    }
-    store.flush()?;
-    for (position, hdr_offset, salt) in places {
+    for (position, hdr_offset, salt) in
+        [(Position::Secondary, size, second_salt), (Position::Primary, Bytes(0), first_salt)]
+    {
         let mut copy = BinaryHeader { position, hdr_offset, salt, ..header.binary.clone() };
         copy.csum = [0; binary::CSUM_LEN];
-        copy.csum = binary::checksum(copy.hash()?, &copy.to_bytes(), &json_area);
+        copy.csum = binary::checksum(copy.hash()?, &copy.to_bytes(), json_area);
         store.write_at(hdr_offset, &copy.to_bytes(), false)?;
-        store.flush()?;
     }
-    Ok(())
+    Ok(store.flush()?)
 }
 
 #[cfg(test)]

@@ -182,7 +182,10 @@ pub fn load<S: HeaderStore + ?Sized>(store: &S, limits: &Limits) -> Result<Heade
     load_unlocked(store, limits)
 }
 
-/// Read the header; the caller holds the lock, or there is nothing to lock. Errors as [`load`].
+/// Read the header; the caller holds the lock, or there is nothing to lock.
+///
+/// # Errors
+/// As [`load`], but for those of the lock.
 pub fn load_unlocked<D: BlockIo + ?Sized>(disk: &D, limits: &Limits) -> Result<Header, Error> {
     let primary = Reading::at(disk, limits, Position::Primary, Bytes(0));
     let secondary = read_secondary(disk, limits, &primary);
@@ -280,16 +283,21 @@ fn read_secondary<D: BlockIo + ?Sized>(disk: &D, limits: &Limits, primary: &Read
 /// again (format notes 2.7); the second value says what it dropped.
 fn judge(copy: &HeaderCopy) -> Result<(Metadata, Vec<String>), Violation> {
     let size = copy.binary().hdr_size;
-    let root: JsonMap = json::parse_object(copy.json_text()?)?;
+    let text = copy.json_text()?;
+    let root: JsonMap = json::parse_object(text)?;
+    let spelled = |mut metadata: Metadata| {
+        metadata.keep_spelling(text);
+        metadata
+    };
     match Metadata::from_map(root.clone(), size) {
-        Ok(metadata) => Ok((metadata, Vec::new())),
+        Ok(metadata) => Ok((spelled(metadata), Vec::new())),
         Err(violation) => {
             let mut mended = root;
             let dropped = keyslot::drop_foreign_kdf_members(&mut mended);
             if dropped.is_empty() {
                 return Err(violation);
             }
-            Ok((Metadata::from_map(mended, size)?, dropped))
+            Ok((spelled(Metadata::from_map(mended, size)?), dropped))
         }
     }
 }

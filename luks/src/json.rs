@@ -4,8 +4,13 @@
 //! Source: format notes 2.1 and 2.2. Stricter than cryptsetup's json-c in three ways that no writer needs: text must be
 //! UTF-8, single quotes and comments are refused, and ids are canonical decimals. Duplicate keys: the last one wins.
 
+use std::collections::HashMap;
+use std::fmt;
+
 use base64ct::{Base64, Encoding};
+use serde::de::{Deserializer as _, MapAccess, Visitor};
 use serde_json::Value;
+use serde_json::value::RawValue;
 
 use crate::limits::JSON_DEPTH;
 use crate::rule::{Rule, Violation};
@@ -38,6 +43,41 @@ pub(crate) fn parse_object(text: &str) -> Result<JsonMap, Violation> {
         Ok(other) => Err(Violation::new(Rule::JsonSyntax, "", other)),
         Err(error) => Err(Violation::new(Rule::JsonSyntax, "", error)),
     }
+}
+
+/// The members of the JSON object `text` with the text of each value, in order; of a name that comes twice the last value
+/// counts. `None` if it is no object.
+pub(crate) fn members_of(text: &str) -> Option<Vec<(String, &str)>> {
+    struct Members;
+    impl<'de> Visitor<'de> for Members {
+        type Value = Vec<(String, &'de str)>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an object")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+            let mut members: Vec<(String, &str)> = Vec::new();
+            let mut places = HashMap::new();
+            while let Some((name, value)) = map.next_entry::<String, &RawValue>()? {
+                match places.get(&name) {
+                    Some(&at) => members[at] = (name, value.get()),
+                    None => {
+                        places.insert(name.clone(), members.len());
+                        members.push((name, value.get()));
+                    }
+                }
+            }
+            Ok(members)
+        }
+    }
+    serde_json::Deserializer::from_str(text).deserialize_map(Members).ok()
+}
+
+/// An object of members whose values are JSON text already.
+pub(crate) fn object_of(members: impl IntoIterator<Item = (String, String)>) -> String {
+    let members = members.into_iter().map(|(name, value)| format!("{}:{value}", Value::String(name)));
+    format!("{{{}}}", members.collect::<Vec<_>>().join(","))
 }
 
 /// No value stands deeper than [`JSON_DEPTH`], the outermost object being at level 1; so a container at that level is

@@ -1,4 +1,5 @@
-//! The LUKS2 on-disk format: header copies, metadata, keyslots, digests, segments, volumes.
+//! The LUKS2 on-disk format: header copies, metadata, keyslots, digests, segments, volumes. And LUKS1, in [`luks1`]; a
+//! container of either version is an [`AnyContainer`].
 //!
 //! Source: the LUKS2 on-disk format specification v1.1.4 and experiments recorded in `docs/format-notes.md`.
 //!
@@ -9,10 +10,14 @@
 #![forbid(unsafe_code)]
 
 pub mod af;
+pub mod any;
 pub(crate) mod area;
+pub mod backup;
 pub mod binary;
 pub mod calibrate;
+pub mod check;
 pub mod container;
+pub mod convert;
 pub mod copy;
 pub mod digest_check;
 pub mod edit;
@@ -25,9 +30,13 @@ pub(crate) mod hex;
 pub mod json;
 pub mod kdf;
 pub mod limits;
+pub mod luks1;
 pub mod metadata;
+pub mod policy;
 pub mod repair;
+pub mod replace;
 pub mod requirements;
+pub mod restore;
 pub mod rule;
 pub mod store;
 pub mod unlock;
@@ -36,10 +45,13 @@ pub mod volume;
 pub mod volume_key;
 pub(crate) mod write;
 
+pub use any::{AnyContainer, AnyHeader, Unlock, Version, load_any};
+pub use backup::Backup;
 pub use binary::BinaryHeader;
 pub use container::Container;
 pub use copy::{HeaderCopy, Position};
-pub use edit::{LastSlot, NewKeyslot};
+pub use edit::erase::doomed;
+pub use edit::{ActivationFlag, LastSlot, NewKeyslot};
 pub use error::Error;
 pub use format::{FormatParams, FormatPlan, NewKdf};
 pub use hash::HashAlg;
@@ -47,14 +59,18 @@ pub use header::{CopyState, Header, Health, load, load_unlocked};
 pub use json::JsonMap;
 pub use kdf::KdfParams;
 pub use limits::Limits;
+pub use luks1::{Luks1Container, Luks1Header, Luks1Slot};
 pub use metadata::config::Config;
 pub use metadata::digest::Digest;
 pub use metadata::keyslot::{Af, Area, Argon2Variant, Kdf, Keyslot, KeyslotKind, Luks2Slot, Priority};
 pub use metadata::segment::{CryptSegment, OpalSegment, Segment, SegmentSize};
+pub use metadata::slot_name::SlotName;
 pub use metadata::token::Token;
 pub use metadata::{ById, DigestId, KeyslotId, Metadata, ObjectId, SegmentId, TokenId};
+pub use policy::Policy;
+pub use replace::{NoRecovery, Recovery};
 pub use rule::{Rule, Violation};
 pub use store::{HeaderStore, LockMode};
 pub use unlock::{Purpose, UnlockRequest, unlock};
 pub use volume::{SegmentMap, Volume};
-pub use volume_key::{VolumeKey, verify_volume_key};
+pub use volume_key::{VolumeKey, recognise_volume_key, verify_volume_key};

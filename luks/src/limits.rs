@@ -42,10 +42,16 @@ pub const SEGMENTS: u32 = 32;
 /// New digests get ids 0–7.
 pub const DIGESTS: u32 = 8;
 
+/// Largest volume key of a LUKS1 header, as that of LUKS2 by default.
+pub const LUKS1_KEY_BYTES_MAX: u32 = 512;
+
 /// PBKDF2 iterations that are done for a header without being asked to, and the most that a new keyslot gets: 2^30. A machine
 /// that does 10 million a second takes 107 s for them, fifty times cryptsetup's target; and some minutes are the most that
 /// one lying keyslot may cost.
 pub const PBKDF2_ITERATIONS_MAX: u32 = 1 << 30;
+
+/// Most damaged stretches of keyslot areas that one look lists.
+pub const AREA_FINDINGS_MAX: usize = 1024;
 
 /// Bounds that a caller may move. The defaults open every image that cryptsetup makes and stop a hostile header
 /// from costing more than a strong machine can give.

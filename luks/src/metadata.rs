@@ -8,6 +8,7 @@ pub mod config;
 pub mod digest;
 pub mod keyslot;
 pub mod segment;
+pub mod slot_name;
 pub mod token;
 
 use std::collections::BTreeSet;
@@ -175,13 +176,39 @@ pub struct Metadata {
 }
 
 impl Metadata {
+    /// What must be said loudly to whoever uses the data: they are not encrypted at all.
+    pub fn caution(&self) -> Option<String> {
+        let mut segments = self.segments.iter();
+        let unencrypted =
+            segments.any(|(_, segment)| segment.crypt.as_ref().is_some_and(|crypt| crypt.is_unencrypted()));
+        unencrypted.then(|| "NOTHING ON IT IS ENCRYPTED (cipher_null): whoever has the disk reads it".to_owned())
+    }
+
     /// Read metadata from its JSON text. `metadata_size` is the size of one copy: binary header and JSON area.
-    /// The rules are checked in the order of format notes 2.5; the first one that is broken is the error.
+    /// The rules are checked in the order of format notes 2.5.
+    ///
+    /// # Errors
+    /// The first rule that is broken, and where.
     pub fn parse(text: &str, metadata_size: Bytes) -> Result<Metadata, Violation> {
-        Metadata::from_map(json::parse_object(text)?, metadata_size)
+        let mut metadata = Metadata::from_map(json::parse_object(text)?, metadata_size)?;
+        metadata.keep_spelling(text);
+        Ok(metadata)
+    }
+
+    /// Has tokens remember how they are written in `text`, from which this metadata was read.
+    pub(crate) fn keep_spelling(&mut self, text: &str) {
+        let tokens = json::members_of(text).into_iter().flatten().find(|(name, _)| name == "tokens");
+        for (id, spelled) in tokens.and_then(|(_, tokens)| json::members_of(tokens)).into_iter().flatten() {
+            if let Some(token) = canonical_id(&id).and_then(|id| self.tokens.get_mut(TokenId(id))) {
+                token.keep_spelling(spelled);
+            }
+        }
     }
 
     /// Read metadata from its JSON object.
+    ///
+    /// # Errors
+    /// As [`Metadata::parse`].
     pub fn from_map(root: JsonMap, metadata_size: Bytes) -> Result<Metadata, Violation> {
         let mut root = Fields::resume(root, "");
         let keyslot_names = Names::of(root.get("keyslots"));
@@ -228,9 +255,16 @@ impl Metadata {
         map
     }
 
-    /// The JSON text as it stands on disk: compact, `/` not escaped.
+    /// The JSON text as it stands on disk: compact, `/` not escaped; tokens as they were written by who made them.
     pub fn to_text(&self) -> String {
-        Value::Object(self.to_map()).to_string()
+        let members = self.to_map().into_iter().map(|(name, value)| {
+            let text = match name.as_str() {
+                "tokens" => json::object_of(self.tokens.iter().map(|(id, token)| (id.to_string(), token.to_json()))),
+                _ => value.to_string(),
+            };
+            (name, text)
+        });
+        json::object_of(members)
     }
 }
 

@@ -10,7 +10,7 @@ const VALUE_CHARS: usize = 80;
 
 macro_rules! rules {
     ($( $(#[$doc:meta])* $variant:ident = $name:literal in $section:literal; )*) => {
-        /// A rule of the LUKS2 format.
+        /// A rule of the LUKS2 format, or of LUKS1.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
         #[non_exhaustive]
         pub enum Rule { $( $(#[$doc])* $variant, )* }
@@ -253,6 +253,24 @@ rules! {
     ReencryptNeedsKeyslot = "reencrypt-needs-keyslot" in "2.5.10";
     /// The device holds both copies and the keyslots area.
     DeviceSize = "device-size" in "1.2";
+    /// A LUKS1 header starts with its magic.
+    Luks1Magic = "luks1-magic" in "10";
+    /// The version of a LUKS1 header is 1.
+    Luks1Version = "luks1-version" in "10";
+    /// A keyslot is enabled or disabled.
+    Luks1SlotState = "luks1-slot-state" in "10";
+    /// The volume key has 1 to 512 bytes.
+    Luks1KeyBytes = "luks1-key-bytes" in "10";
+    /// A keyslot has 4000 stripes.
+    Luks1SlotStripes = "luks1-slot-stripes" in "10";
+    /// Key material lies behind the header.
+    Luks1SlotOffset = "luks1-slot-offset" in "10";
+    /// Key material of two keyslots does not overlap.
+    Luks1SlotOverlap = "luks1-slot-overlap" in "10";
+    /// Key material ends before the data.
+    Luks1SlotBeforePayload = "luks1-slot-before-payload" in "10";
+    /// The device holds header and keyslots.
+    Luks1DeviceSize = "luks1-device-size" in "10";
 }
 
 impl fmt::Display for Rule {

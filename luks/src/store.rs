@@ -26,6 +26,9 @@ pub trait HeaderStore: BlockIo {
     type Guard;
 
     /// Take the metadata lock, or fail once `wait` is over. The lock is not re-entrant.
+    ///
+    /// # Errors
+    /// [`Error::Locked`] when another program holds it all the time, [`Error::Lock`] when it cannot be taken at all.
     fn lock(&self, mode: LockMode, wait: Duration) -> Result<Self::Guard, Error>;
 }
 

@@ -8,6 +8,7 @@ use crate::error::Error;
 use crate::header::Header;
 use crate::limits::Limits;
 use crate::metadata::{DigestId, KeyslotId, Metadata};
+use crate::unlock::{Purpose, default_segment};
 
 /// The proof that `key` belongs to the segments of a digest.
 pub struct VolumeKey {
@@ -66,6 +67,35 @@ impl std::fmt::Debug for VolumeKey {
 /// digest unusable.
 pub fn verify_volume_key(header: &Header, limits: &Limits, digest: DigestId, key: Secret) -> Result<VolumeKey, Error> {
     verify(header.metadata(), limits, digest, key)
+}
+
+/// Accepts a key that was presented as such if any digest does: one of the segment or the container that `purpose` names.
+///
+/// # Errors
+/// [`Error::KeyUnknown`] when none does. What makes a digest unusable is an error only where no other accepts the key.
+pub fn recognise_volume_key(
+    header: &Header,
+    limits: &Limits,
+    purpose: Purpose,
+    key: &Secret,
+) -> Result<VolumeKey, Error> {
+    let metadata = header.metadata();
+    let segment = match purpose {
+        Purpose::DefaultSegment => Some(default_segment(metadata)),
+        Purpose::Segment(id) => Some(id),
+        Purpose::AnyDigest => None,
+    };
+    let fitting =
+        metadata.digests.iter().filter(|(_, digest)| segment.is_none_or(|segment| digest.segments.contains(&segment)));
+    let mut failed = Error::KeyUnknown;
+    for (id, _) in fitting {
+        match verify(metadata, limits, id, Secret::copy_of(key.expose())?) {
+            Ok(key) => return Ok(key),
+            Err(Error::KeyRefused { .. }) => {}
+            Err(error) => failed = error,
+        }
+    }
+    Err(failed)
 }
 
 /// As [`verify_volume_key`], for metadata that is not on disk yet.

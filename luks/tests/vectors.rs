@@ -154,10 +154,12 @@ fn every_rule_has_a_vector() {
     broken.extend(from_file.iter().filter_map(|vector| vector.rule.as_deref()));
     // Broken only on the way out: `write::tests` holds that.
     broken.insert(Rule::JsonFits.name());
-    let all: BTreeSet<&str> = Rule::ALL.iter().map(|rule| rule.name()).collect();
+    // Those of LUKS1 are held by `luks1.rs`.
+    let luks2 = || Rule::ALL.iter().map(|rule| rule.name()).filter(|rule| !rule.starts_with("luks1-"));
+    let all: BTreeSet<&str> = luks2().collect();
     assert_eq!(all.difference(&broken).collect::<Vec<_>>(), Vec::<&&str>::new(), "rules without a vector");
     assert_eq!(broken.difference(&all).collect::<Vec<_>>(), Vec::<&&str>::new(), "vectors without a rule");
-    assert_eq!(all.len(), Rule::ALL.len(), "names are unique");
+    assert_eq!(all.len(), luks2().count(), "names are unique");
 }
 
 #[test]

@@ -6,6 +6,7 @@ pub(crate) mod flags;
 pub(crate) mod kdf;
 pub(crate) mod key;
 pub(crate) mod target;
+pub(crate) mod token;
 
 use std::ffi::OsString;
 
@@ -19,7 +20,8 @@ use crate::verb;
 #[derive(Debug, Parser)]
 #[command(name = "luksctl", version, max_term_width = 100, arg_required_else_help = true)]
 #[command(
-    after_help = "cryptsetup's verbs (luksFormat, luksOpen, luksDump, luksAddKey …) work, too.\nPassphrases come from a prompt, standard input, --key-file or --key-fd; never from the \
+    after_help = "cryptsetup's verbs (luksFormat, luksOpen, luksDump, luksAddKey …) work, too.\n--help says where passphrases come from, and what the exit codes are.",
+    after_long_help = "cryptsetup's verbs (luksFormat, luksOpen, luksDump, luksAddKey …) work, too.\nPassphrases come from a prompt, standard input, --key-file or --key-fd; never from the \
                         command line or the environment.\nLUKSCTL_CPU=portable|aesni|vaes256|vaes512 in \
                         the environment chooses the AES code (default: the fastest that runs here).\nExit codes: 0 done, 1 wrong parameters, 2 wrong passphrase, \
                         3 out of memory, 4 no such device,\n5 exists or busy, 10 a report found something."
@@ -48,7 +50,7 @@ pub(crate) struct Common {
 #[derive(Debug, Subcommand)]
 #[allow(clippy::large_enum_variant)] // one value per run of the program
 pub(crate) enum Verb {
-    /// Make a LUKS2 container in a file or on a block device
+    /// Make a LUKS container in a file or on a block device
     #[command(alias = "luksFormat")]
     Format(verb::format::FormatArgs),
     /// Unlock a container and make its plaintext a disk
@@ -75,7 +77,7 @@ pub(crate) enum Verb {
     /// Show what a header says, and its health
     #[command(alias = "luksDump")]
     Dump(verb::dump::DumpArgs),
-    /// Answer by exit code whether this is a LUKS2 container
+    /// Answer by exit code whether this is a LUKS container
     #[command(alias = "isLuks")]
     IsLuks(verb::is_luks::IsLuksArgs),
     /// Show or set the UUID
@@ -83,8 +85,21 @@ pub(crate) enum Verb {
     Uuid(verb::uuid::UuidArgs),
     /// Show or set the label and the subsystem
     Label(verb::label::LabelArgs),
-    /// Add, remove, kill, change, test, list the keyslots
+    /// Add, remove, kill, change, convert, name, test, list the keyslots
     Keyslot(verb::keyslot::KeyslotArgs),
+    /// Copy header and keyslots into a file, or put them back
+    Header(verb::header::HeaderArgs),
+    /// Turn a LUKS1 header into a LUKS2 one, or back
+    Convert(verb::convert::ConvertArgs),
+    /// Destroy every keyslot: nobody opens the data again without a header backup
+    #[command(alias = "luksErase")]
+    Erase(verb::erase::EraseArgs),
+    /// Where passphrases may be found: list, add, import, export, remove, assign, unassign
+    Token(verb::token::TokenVerbArgs),
+    /// Export the volume key
+    Key(verb::key::KeyVerbArgs),
+    /// Show or set the flags that every opening has
+    Flags(verb::flags::FlagsArgs),
     /// Stream the plaintext of a container into a file, without a mount
     CopyOut(verb::copy_out::CopyOutArgs),
     /// Stream a file into the plaintext of a container, without a mount
@@ -94,7 +109,9 @@ pub(crate) enum Verb {
     /// Unmount what `mount` mounted and close it
     #[command(alias = "unmount")]
     Umount(verb::umount::UmountArgs),
-    /// Rewrite a damaged or stale header copy from the good one
+    /// Find what is wrong with a header: its copies, what a policy refuses, overwritten keyslots
+    Check(verb::check::CheckArgs),
+    /// Mend a header: rewrite a damaged copy from the good one, finish removals
     Repair(verb::repair::RepairArgs),
     /// Look at this machine: what is missing, what could leak, and the command that mends it
     Doctor(verb::doctor::DoctorArgs),
@@ -112,6 +129,15 @@ pub(crate) enum Verb {
     /// cryptsetup's name for `keyslot change`
     #[command(name = "luksChangeKey", hide = true)]
     LuksChangeKey(verb::keyslot::change::ChangeArgs),
+    /// cryptsetup's name for `header backup`
+    #[command(name = "luksHeaderBackup", hide = true)]
+    LuksHeaderBackup(verb::header::backup::LuksHeaderBackupArgs),
+    /// cryptsetup's name for `header restore`
+    #[command(name = "luksHeaderRestore", hide = true)]
+    LuksHeaderRestore(verb::header::restore::LuksHeaderRestoreArgs),
+    /// cryptsetup's name for `keyslot convert`
+    #[command(name = "luksConvertKey", hide = true)]
+    LuksConvertKey(verb::keyslot::convert::ConvertArgs),
     /// cryptsetup's name for setting `label`
     #[command(name = "config", alias = "luksConfig", hide = true)]
     Config(verb::label::ConfigArgs),

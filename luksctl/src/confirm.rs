@@ -2,6 +2,7 @@
 
 use std::io::{BufRead as _, IsTerminal as _};
 
+use crate::args::Common;
 use crate::failure::Failure;
 
 /// The answer that counts; anything else, `yes` too, is a no.
@@ -10,6 +11,18 @@ const YES: &str = "YES";
 /// Whether a person can be asked: both standard input and stderr are a terminal.
 pub(crate) fn can_ask() -> bool {
     std::io::stdin().is_terminal() && std::io::stderr().is_terminal()
+}
+
+/// Before data may be lost: `-q` is a yes, otherwise it must be typed, and where nobody can be asked it is a no.
+pub(crate) fn before_loss(common: &Common, warning: &str) -> Result<(), Failure> {
+    if common.batch_mode {
+        return Ok(());
+    }
+    if can_ask() {
+        return typed_yes(warning);
+    }
+    Err(Failure::wrong(format!("{warning} There is no terminal to ask for a YES; nothing was changed"))
+        .with_hint("if it is meant, add -q"))
 }
 
 /// Says `warning` and goes on only after a typed `YES`. Call it only where [`can_ask`] is true.

@@ -95,7 +95,7 @@ pub(crate) fn report(common: &Common, result: Result<Code, Failure>) -> Code {
 /// What the format library says.
 pub(crate) fn of_luks(error: &Error) -> Code {
     match error {
-        Error::NoKey { .. } | Error::KeyRefused { .. } => Code::Permission,
+        Error::NoKey { .. } | Error::KeyRefused { .. } | Error::KeyUnknown => Code::Permission,
         Error::Memory { .. } | Error::Threads { .. } => Code::Memory,
         Error::Secret(error) => of_secret(error),
         Error::Block(error) => of_block(error),

@@ -5,6 +5,9 @@ use std::path::Path;
 
 use block::{BlockError, BlockErrorKind};
 use luks::Error;
+use luks::backup::BackupFlaw;
+use luks::convert::ConvertObstacle;
+use luks::restore::RestoreObstacle;
 use secret::KeySourceError;
 use session::{FailureKind, SessionError};
 
@@ -21,9 +24,14 @@ pub(crate) fn of_luks(path: &Path, error: &Error) -> Option<String> {
             format!("luksctl keyslot list {image}")
         }
         Error::NotLuks => format!("`luksctl format {image}` would make it one, and destroy what it holds"),
-        Error::Luks1 => format!("cryptsetup convert {image} --type luks2"),
+        Error::Luks1 => format!("luksctl convert {image} --type luks2"),
         Error::NoValidCopy { .. } => {
-            "both copies are damaged: restore a header backup (`cryptsetup luksHeaderRestore`)".to_owned()
+            format!("both copies are damaged: luksctl header restore {image} BACKUP")
+        }
+        Error::Policy { .. } => {
+            format!(
+                "`luksctl check {image}` says more; if you trust this header, --policy FILE can accept it (docs/policy.md)"
+            )
         }
         Error::KdfLimit { value, min, .. } if value < min => format!("it must be at least {min}"),
         Error::KdfLimit { .. } => {
@@ -33,11 +41,28 @@ pub(crate) fn of_luks(path: &Path, error: &Error) -> Option<String> {
         Error::KdfParameter { .. } => "leave --pbkdf-memory and --pbkdf-parallel out with --pbkdf pbkdf2".to_owned(),
         Error::Calibration { .. } => "give the cost with --pbkdf-force-iterations".to_owned(),
         Error::Locked { .. } => "another program changes this header now; try again in a moment".to_owned(),
-        Error::ConcurrentUpdate { .. } | Error::Poisoned => "run the same command again".to_owned(),
+        Error::Luks1Has { .. } => format!("luksctl convert {image} --type luks2"),
+        Error::Luks2 => "leave --type out, or ask for --type luks2".to_owned(),
+        Error::ChangedSinceRead | Error::ConcurrentUpdate { .. } | Error::Poisoned => {
+            "run the same command again".to_owned()
+        }
         Error::AmbiguousSignature { .. } => format!("if {image} is really LUKS: luksctl repair --force {image}"),
         Error::LastKeyslot { .. } => {
             format!("luksctl keyslot add {image}, or --force if the data may be lost")
         }
+        Error::TokenMissing { .. }
+        | Error::TokenInUse { .. }
+        | Error::TokenUnassigned { .. }
+        | Error::NoFreeToken { .. } => {
+            format!("luksctl token list {image}")
+        }
+        Error::TokenRange { .. } => "leave the number out: the lowest free one is taken".to_owned(),
+        Error::TokenInvalid { .. } => "a token looks like {\"type\":\"name\",\"keyslots\":[\"0\"]}".to_owned(),
+        Error::JsonFull { .. } => {
+            format!("`luksctl token list {image}` and `luksctl keyslot list {image}` show what could go")
+        }
+        Error::NoFreeDigest { .. } => format!("luksctl keyslot kill {image} N frees that of an unbound keyslot"),
+        Error::KeyUnknown => "is it the key of this volume? `luksctl key export` writes it".to_owned(),
         Error::KeyslotInUse { .. } => format!("luksctl keyslot list {image} shows which are free"),
         Error::NoFreeKeyslot { .. } | Error::NoFreeArea { .. } => {
             format!("luksctl keyslot remove {image} frees one")
@@ -45,6 +70,23 @@ pub(crate) fn of_luks(path: &Path, error: &Error) -> Option<String> {
         Error::UnmetRequirements { .. } | Error::UnsupportedRequirement { .. } => format!("luksctl dump {image}"),
         Error::InReencryption { .. } => format!("cryptsetup repair {image}, then cryptsetup reencrypt {image}"),
         Error::SegmentGeometry { .. } => "the image is truncated, or the wrong data device: check its size".to_owned(),
+        Error::Backup(BackupFlaw::Copy { .. }) => {
+            format!("work on a copy: cp {image} COPY, chmod u+w COPY, luksctl repair COPY, then restore COPY")
+        }
+        Error::Backup(_) => "take another backup: this file is cut short, or no header backup".to_owned(),
+        Error::Restore(RestoreObstacle::Version { .. }) => format!("luksctl repair {image}, or luksctl dump {image}"),
+        Error::Restore(RestoreObstacle::Progress) => format!("go on with it: cryptsetup reencrypt {image}"),
+        Error::Restore(_) => format!("compare: luksctl dump {image}, luksctl dump BACKUP"),
+        Error::Convert(ConvertObstacle::Tokens { .. }) => format!("luksctl dump {image} lists them"),
+        Error::Convert(ConvertObstacle::Keyslot { keyslot, .. }) => {
+            format!("luksctl keyslot list {image}; add the passphrase anew with --pbkdf pbkdf2, kill {keyslot}")
+        }
+        Error::Convert(_) => format!("luksctl dump {image}"),
+        Error::PlanChanged => "run the same command again to look at what is there now".to_owned(),
+        Error::Recovery { .. } => {
+            "name another file with --recovery-file, or give it up with --no-recovery-file".to_owned()
+        }
+        Error::ReadBack { .. } => "the medium fails: look at `dmesg`".to_owned(),
         Error::DeviceTooSmall { .. } => "make it larger: --size, or another device".to_owned(),
         Error::Block(error) => return of_kind(error.kind),
         _ => return None,
@@ -97,6 +139,7 @@ pub(crate) fn of_session(error: &SessionError) -> Option<String> {
         SessionError::Refused(failure) => return of_failure(failure.kind),
         SessionError::Luks { path, source } => return of_luks(path, source),
         SessionError::Block { path, source } => return of_block(path, source),
+        SessionError::PolicyFile { .. } => "docs/policy.md lists the keys and what each may be".to_owned(),
         SessionError::Io { path, source, .. } => return of_open(path, source),
         SessionError::KeySource(error) => return of_key_source(error),
         SessionError::Program { program, reason } if reason.contains("No such file") => {
@@ -129,6 +172,7 @@ fn of_failure(kind: FailureKind) -> Option<String> {
         FailureKind::OtherVolume => "give the header that it was opened with: --header FILE".to_owned(),
         FailureKind::LostWrites => "close it, open it again and check the file system".to_owned(),
         FailureKind::Header => "luksctl dump IMAGE".to_owned(),
+        FailureKind::Policy => "`luksctl check IMAGE` says more".to_owned(),
         _ => return None,
     })
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use block::{BlockIo as _, Direct, FileDisk, OpenMode, UseLock};
-use luks::{Container, Limits};
+use luks::{AnyContainer, AnyHeader, Container, Error, Limits, Policy, Version, load_any};
 
 use crate::args::target::{LimitArgs, TargetArgs};
 use crate::failure::Failure;
@@ -13,6 +13,9 @@ use crate::{occupied, terminal};
 
 /// An open container on files or devices: header and data may lie apart.
 pub(crate) type FileContainer = Container<Arc<FileDisk>, Arc<FileDisk>>;
+
+/// The same of either version.
+pub(crate) type AnyFileContainer = AnyContainer<Arc<FileDisk>, Arc<FileDisk>>;
 
 /// What a verb will do with the files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,11 +33,22 @@ pub(crate) struct Image {
     path: PathBuf,
     header: Arc<FileDisk>,
     data: Arc<FileDisk>,
+    /// The version that was asked for.
+    version: Option<Version>,
+    /// The policy that was asked for.
+    policy: Option<Policy>,
 }
 
 impl Image {
-    /// Opens the files that `target` names; what somebody uses is not opened to change its data.
+    /// Opens the files that `target` names; what somebody uses is not opened to change its data. `--policy` holds for every
+    /// header that is read from them.
     pub(crate) fn open(target: &TargetArgs, access: Access) -> Result<Image, Failure> {
+        let policy = target.policy()?;
+        Ok(Image { policy, ..Image::open_unjudged(target, access)? })
+    }
+
+    /// The same for who judges the header by himself.
+    pub(crate) fn open_unjudged(target: &TargetArgs, access: Access) -> Result<Image, Failure> {
         let path = resolve(&target.image)?;
         if access == Access::ChangeData {
             // Before the exclusive open, which would find itself.
@@ -46,7 +60,7 @@ impl Image {
             None => Arc::clone(&data),
             Some(header) => Arc::new(open_disk(&resolve(header)?, access == Access::Read)?),
         };
-        Ok(Image { path, header, data })
+        Ok(Image { path, header, data, version: target.version(), policy: None })
     }
 
     /// How the person knows the image.
@@ -57,6 +71,11 @@ impl Image {
     /// The file with the header.
     pub(crate) fn header(&self) -> &Arc<FileDisk> {
         &self.header
+    }
+
+    /// The file with the data; the same handle as the header's unless that is detached.
+    pub(crate) fn data(&self) -> &Arc<FileDisk> {
+        &self.data
     }
 
     /// Refuses a `file` of plaintext that is the image or its header under whatever name: copying would destroy both.
@@ -71,17 +90,72 @@ impl Image {
             .with_hint("name another file"))
     }
 
-    /// Reads and checks the header.
-    pub(crate) fn load(&self, limits: &Limits) -> Result<luks::Header, Failure> {
-        luks::load(&self.header, limits).map_err(|error| Failure::of_luks(self.header.path(), error))
+    /// Reads and checks the header of a LUKS2 container, for what LUKS1 does not have: `no` names it.
+    pub(crate) fn load_luks2(&self, limits: &Limits, no: &'static str) -> Result<luks::Header, Failure> {
+        self.demand(Version::Luks2)
+            .and_then(|()| luks::load(&self.header, limits))
+            .and_then(|header| self.policy.as_ref().map_or(Ok(()), |policy| policy.check(&header)).map(|()| header))
+            .map_err(|error| Failure::of_luks(self.header.path(), only_luks2(error, no)))
     }
 
-    /// The container; says on stderr when the header is damaged but usable.
-    pub(crate) fn container(&self, limits: &Limits) -> Result<FileContainer, Failure> {
-        let container = Container::open(Arc::clone(&self.header), Arc::clone(&self.data), limits.clone())
-            .map_err(|error| Failure::of_luks(self.header.path(), error))?;
-        advise(self.header.path(), container.header());
+    /// Reads and checks the header, whichever version it is.
+    pub(crate) fn load(&self, limits: &Limits) -> Result<AnyHeader, Failure> {
+        self.look(limits).map_err(|error| Failure::of_luks(self.header.path(), error))
+    }
+
+    /// The same for who expects that it may be none. A policy that was asked for holds for a header that is only shown, too;
+    /// without one every header may be looked at.
+    pub(crate) fn look(&self, limits: &Limits) -> Result<AnyHeader, Error> {
+        let header = load_any(&self.header, limits)?;
+        self.accepts(&header)?;
+        Ok(header)
+    }
+
+    /// Holds version and policy, as far as they were asked for, against a header of this container or for it.
+    pub(crate) fn accepts(&self, header: &AnyHeader) -> Result<(), Error> {
+        self.demand(header.version())?;
+        self.policy.as_ref().map_or(Ok(()), |policy| policy.check_any(header))
+    }
+
+    /// The policy that holds for what unlocks or edits.
+    fn policy(&self) -> Policy {
+        self.policy.clone().unwrap_or_default()
+    }
+
+    /// A LUKS2 container, for what LUKS1 does not have: `no` names it. Says on stderr when the header is damaged but usable.
+    pub(crate) fn luks2(&self, limits: &Limits, no: &'static str) -> Result<FileContainer, Failure> {
+        let opened = self
+            .demand(Version::Luks2)
+            .and_then(|()| Container::open(Arc::clone(&self.header), Arc::clone(&self.data), limits.clone()));
+        let container = opened.map_err(|error| Failure::of_luks(self.header.path(), only_luks2(error, no)))?;
+        advise(self.header.path(), container.header().health().advice());
+        advise(self.header.path(), container.header().metadata().caution());
+        let container = container.with_policy(self.policy());
+        // Said before a passphrase is asked for, and held again by every unlock and edit.
+        container.check_policy().map_err(|error| Failure::of_luks(self.header.path(), error))?;
         Ok(container)
+    }
+
+    /// The container of either version; says on stderr when the header is damaged but usable.
+    pub(crate) fn container(&self, limits: &Limits) -> Result<AnyFileContainer, Failure> {
+        let opened = AnyContainer::open(Arc::clone(&self.header), Arc::clone(&self.data), limits.clone());
+        let container = opened
+            .and_then(|container| self.demand(container.version()).map(|()| container))
+            .map_err(|error| Failure::of_luks(self.header.path(), error))?;
+        advise(self.header.path(), container.advice());
+        advise(self.header.path(), container.metadata().caution());
+        let container = container.with_policy(self.policy());
+        container.check_policy().map_err(|error| Failure::of_luks(self.header.path(), error))?;
+        Ok(container)
+    }
+
+    /// Refuses the version that was found if another one was asked for.
+    pub(crate) fn demand(&self, found: Version) -> Result<(), Error> {
+        match (self.version, found) {
+            (Some(Version::Luks1), Version::Luks2) => Err(Error::Luks2),
+            (Some(Version::Luks2), Version::Luks1) => Err(Error::Luks1),
+            _ => Ok(()),
+        }
     }
 
     /// Takes the use lock on the data: exclusive for writing, shared for reading. An open volume holds it.
@@ -93,10 +167,18 @@ impl Image {
 }
 
 /// Says on stderr what is wrong with a usable header, and what to do.
-pub(crate) fn advise(path: &Path, header: &luks::Header) {
-    if let Some(advice) = header.health().advice() {
+pub(crate) fn advise(path: &Path, advice: Option<String>) {
+    if let Some(advice) = advice {
         let words = format!("luksctl: warning: {}: {advice}", path.display());
         crate::output::words(&terminal::plain(&words));
+    }
+}
+
+/// Names what LUKS1 lacks, where a LUKS1 header was found.
+fn only_luks2(error: Error, no: &'static str) -> Error {
+    match error {
+        Error::Luks1 => Error::Luks1Has { no },
+        other => other,
     }
 }
 

@@ -1,16 +1,18 @@
 //! From the cost options to a new keyslot's parameters; measures the machine where no cost is forced.
 
 use luks::calibrate::{Effort, KdfChoice, KdfCost, calibrate};
+use luks::digest_check::DigestCost;
 use luks::env::Env;
-use luks::{HashAlg, KdfParams, KeyslotId, NewKeyslot};
+use luks::{AnyContainer, HashAlg, KdfParams, KeyslotId, NewKeyslot};
 
 use crate::args::kdf::{KdfArgs, Pbkdf};
+use crate::image::AnyFileContainer;
 use crate::progress::Progress;
 
 /// Measures or checks what a new keyslot will cost.
 pub(crate) fn params(args: &KdfArgs, key_size_bytes: usize, env: &Env<'_>) -> Result<KdfParams, luks::Error> {
-    let choice = match args.pbkdf {
-        Pbkdf::Pbkdf2 => KdfChoice::Pbkdf2 { hash: HashAlg::parse(&args.hash)? },
+    let choice = match args.pbkdf.unwrap_or(Pbkdf::Argon2id) {
+        Pbkdf::Pbkdf2 => KdfChoice::Pbkdf2 { hash: HashAlg::parse(args.hash())? },
         Pbkdf::Argon2i => KdfChoice::Argon2i,
         Pbkdf::Argon2id => KdfChoice::Argon2id,
     };
@@ -34,9 +36,53 @@ pub(crate) fn new_keyslot(args: &KdfArgs, id: Option<u32>, env: &Env<'_>) -> Res
     let kdf = params(args, key_size_bytes, env)?;
     let mut new = NewKeyslot::new(kdf);
     new.id = id.map(KeyslotId);
-    new.hash = HashAlg::parse(&args.hash)?;
+    new.hash = HashAlg::parse(args.hash())?;
     new.encryption = encryption.map(|(cipher, bits)| (cipher, bits / 8));
     Ok(new)
+}
+
+/// The same for `container`: LUKS1 leaves no choice but the cost.
+pub(crate) fn new_keyslot_for(
+    container: &AnyFileContainer,
+    args: &KdfArgs,
+    id: Option<u32>,
+    env: &Env<'_>,
+) -> Result<NewKeyslot, luks::Error> {
+    match container {
+        AnyContainer::Luks1(container) => {
+            let header = container.header();
+            let args = of_luks1(args, &header.hash_spec.to_text())?;
+            let kdf = params(&args, header.key_bytes as usize, env)?;
+            Ok(NewKeyslot { id: id.map(KeyslotId), ..NewKeyslot::new(kdf) })
+        }
+        AnyContainer::Luks2(_) => new_keyslot(args, id, env),
+    }
+}
+
+/// The options as a LUKS1 header with `hash` allows them.
+///
+/// # Errors
+/// [`luks::Error::Luks1Has`] names what was asked for and cannot be.
+pub(crate) fn of_luks1(args: &KdfArgs, hash: &str) -> Result<KdfArgs, luks::Error> {
+    let no = |no| Err(luks::Error::Luks1Has { no });
+    if args.keyslot_cipher.is_some() {
+        return no("keyslot ciphers of their own");
+    }
+    if !matches!(args.pbkdf, None | Some(Pbkdf::Pbkdf2)) {
+        return no("key derivation but PBKDF2");
+    }
+    if args.hash.as_deref().is_some_and(|asked| !asked.eq_ignore_ascii_case(hash)) {
+        return no("hash for a keyslot but that of its header");
+    }
+    Ok(KdfArgs { pbkdf: Some(Pbkdf::Pbkdf2), hash: Some(hash.to_owned()), ..args.clone() })
+}
+
+/// How slow the digest of a new key is to check: as its keyslot is made.
+pub(crate) fn digest_cost(args: &KdfArgs) -> DigestCost {
+    match args.pbkdf_force_iterations {
+        None => DigestCost::Measured,
+        Some(_) => DigestCost::Minimal,
+    }
 }
 
 /// Cipher and key size in bits of the keyslot area, where both are given.

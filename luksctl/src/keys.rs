@@ -6,10 +6,13 @@ use std::os::fd::RawFd;
 use std::path::{Path, PathBuf};
 
 use block::Bytes;
+use luks::Metadata;
 use secret::{KeyDescriptor, KeyFile, KeyProvider, KeyRequest, KeySourceError, LineSource, Prompt, Purpose, Secret};
 
 use crate::args::key::{KeyArgs, NewKeyArgs, NewKeyFileArgs};
+use crate::args::token::TokenArgs;
 use crate::failure::Failure;
+use crate::token_keys::TokenKeys;
 
 /// New passphrases shorter than this are warned about.
 const SHORT_PASSPHRASE_BYTES: usize = 8;
@@ -21,6 +24,8 @@ pub(crate) struct KeySource {
     /// Typed or a line: the quality of a new passphrase is looked at. Key files are taken as they are.
     typed: bool,
     tries: u32,
+    /// Tokens that are tried before the provider is.
+    tokens: Option<TokenKeys>,
 }
 
 impl KeySource {
@@ -32,6 +37,37 @@ impl KeySource {
         }
         let path = positional.or(args.key_file.as_deref());
         KeySource::chosen(path, args.key_fd, args.keyfile_offset, args.keyfile_size, args.tries)
+    }
+
+    /// The source of a volume key: all of the file.
+    pub(crate) fn volume_key(path: &Path) -> Result<KeySource, Failure> {
+        KeySource::chosen(Some(path), None, None, None, 1)
+    }
+
+    /// Has tokens tried first, unless a key file was given and no token asked for.
+    pub(crate) fn after_tokens(mut self, tokens: &TokenArgs, key: &KeyArgs) -> KeySource {
+        let other_source = key.key_file.is_some() || key.key_fd.is_some();
+        if tokens.is_given() || !other_source {
+            self.tokens = Some(TokenKeys::new(tokens));
+        }
+        self
+    }
+
+    /// Reads the keys of the container's tokens, where tokens are to be tried. An error if only they may unlock and none can.
+    pub(crate) fn look_for_tokens(
+        &mut self,
+        image: &Path,
+        metadata: &Metadata,
+        keyslot: Option<u32>,
+        purpose: luks::Purpose,
+    ) -> Result<(), Failure> {
+        let Some(tokens) = &mut self.tokens else { return Ok(()) };
+        tokens.look(metadata, keyslot, purpose);
+        if tokens.only() && tokens.len() == 0 {
+            return Err(Failure::wrong(format!("{}: No usable token is available.", image.display()))
+                .with_hint(format!("`luksctl token list {}`; `keyctl list @s` shows the keyring", image.display())));
+        }
+        Ok(())
     }
 
     /// The source of a new passphrase, beside one that unlocks and may be asked for `tries` times.
@@ -67,7 +103,13 @@ impl KeySource {
                 offset_bytes: offset.map_or(0, Bytes::get),
                 size_bytes: size_bytes.transpose()?,
             };
-            return Ok(KeySource { provider: Box::new(file), interactive: false, typed: false, tries: 1 });
+            return Ok(KeySource {
+                provider: Box::new(file),
+                interactive: false,
+                typed: false,
+                tries: 1,
+                tokens: None,
+            });
         }
         if offset.is_some() || (size.is_some() && descriptor.is_none()) {
             return Err(Failure::wrong("--keyfile-size and --keyfile-offset need a key file")
@@ -75,12 +117,24 @@ impl KeySource {
         }
         if let Some(number) = descriptor {
             let provider = KeyDescriptor::from_number(number).map_err(|error| Failure::of_key_source(&error))?;
-            return Ok(KeySource { provider: Box::new(provider), interactive: false, typed: false, tries: 1 });
+            return Ok(KeySource {
+                provider: Box::new(provider),
+                interactive: false,
+                typed: false,
+                tries: 1,
+                tokens: None,
+            });
         }
         if terminal {
-            return Ok(KeySource { provider: Box::new(Prompt::new()), interactive: true, typed: true, tries });
+            return Ok(KeySource {
+                provider: Box::new(Prompt::new()),
+                interactive: true,
+                typed: true,
+                tries,
+                tokens: None,
+            });
         }
-        Ok(KeySource { provider: Box::new(LineSource::new()), interactive: false, typed: true, tries: 1 })
+        Ok(KeySource { provider: Box::new(LineSource::new()), interactive: false, typed: true, tries: 1, tokens: None })
     }
 
     /// Asks for a new passphrase only once, where there is nobody to be careful for.
@@ -93,7 +147,12 @@ impl KeySource {
 
     /// How often it is worth asking.
     pub(crate) fn tries(&self) -> u32 {
-        if self.interactive { self.tries } else { 1 }
+        let asking = if self.interactive { self.tries } else { 1 };
+        match &self.tokens {
+            None => asking,
+            Some(tokens) if tokens.only() => tokens.len().saturating_add(tokens.answered()),
+            Some(tokens) => asking.saturating_add(tokens.len()).saturating_add(tokens.answered()),
+        }
     }
 
     /// The passphrase for `volume`.
@@ -105,7 +164,7 @@ impl KeySource {
     /// A new passphrase; a person who did not type the same twice is asked again.
     fn typed_alike(&mut self, volume: &str) -> Result<Secret, Failure> {
         let request = KeyRequest { volume, purpose: Purpose::NewPassphrase, attempt: 1 };
-        for _ in 1..self.tries() {
+        for _ in 1..if self.interactive { self.tries } else { 1 } {
             match self.provider.key_for(&request) {
                 Err(error @ KeySourceError::Mismatch) => crate::output::words(&format!("luksctl: {error}")),
                 other => return answer(volume, other),
@@ -144,9 +203,23 @@ fn answer(volume: &str, result: Result<Option<Secret>, KeySourceError>) -> Resul
 
 impl KeyProvider for KeySource {
     fn key_for(&mut self, request: &KeyRequest<'_>) -> Result<Option<Secret>, KeySourceError> {
-        if request.attempt > 1 {
+        let mut attempt = request.attempt;
+        if let Some(tokens) = &mut self.tokens {
+            if let Some(passphrase) = tokens.next() {
+                return Ok(Some(passphrase));
+            }
+            if tokens.only() {
+                return Ok(None);
+            }
+            attempt = attempt.saturating_sub(tokens.answered()).max(1);
+        }
+        if attempt > 1 {
             crate::output::words("No key available with this passphrase.");
         }
-        self.provider.key_for(request)
+        self.provider.key_for(&KeyRequest { attempt, ..*request })
+    }
+
+    fn keyslot(&self) -> Option<u32> {
+        self.tokens.as_ref().and_then(TokenKeys::keyslot)
     }
 }

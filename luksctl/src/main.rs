@@ -13,13 +13,17 @@ mod interrupt;
 mod kdf;
 mod keys;
 mod logging;
+mod new_file;
 mod occupied;
 mod output;
 mod part_file;
 mod progress;
+mod recovery_file;
 mod size;
 mod terminal;
+mod token_keys;
 mod unlock;
+mod unused;
 mod verb;
 
 use std::process::ExitCode;

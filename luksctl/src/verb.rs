@@ -1,13 +1,19 @@
 //! One file per verb: its arguments and what it does. A verb gives an exit code or a failure; it never ends the process.
 
+pub(crate) mod check;
 pub(crate) mod close;
+pub(crate) mod convert;
 pub(crate) mod copy_in;
 pub(crate) mod copy_out;
 pub(crate) mod doctor;
 pub(crate) mod dump;
+pub(crate) mod erase;
+pub(crate) mod flags;
 pub(crate) mod format;
 pub(crate) mod generate;
+pub(crate) mod header;
 pub(crate) mod is_luks;
+pub(crate) mod key;
 pub(crate) mod keyslot;
 pub(crate) mod label;
 pub(crate) mod list;
@@ -20,6 +26,7 @@ pub(crate) mod resume;
 pub(crate) mod serve;
 pub(crate) mod status;
 pub(crate) mod suspend;
+pub(crate) mod token;
 pub(crate) mod umount;
 pub(crate) mod uuid;
 
@@ -48,8 +55,17 @@ pub(crate) fn run(cli: &Cli) -> Result<Code, Failure> {
         Verb::Label(args) => label::run(args, common),
         Verb::Config(args) => label::run_config(args, common),
         Verb::Keyslot(args) => keyslot::run(args, common),
+        Verb::Header(args) => header::run(args, common),
+        Verb::LuksHeaderBackup(args) => header::backup::run_alias(args, common),
+        Verb::LuksHeaderRestore(args) => header::restore::run_alias(args, common),
+        Verb::Convert(args) => convert::run(args, common),
+        Verb::Erase(args) => erase::run(args, common),
+        Verb::Token(args) => token::run(args, common),
+        Verb::Key(args) => key::run(args, common),
+        Verb::Flags(args) => flags::run(args, common),
+        Verb::LuksConvertKey(args) => keyslot::convert::run(args, common),
         Verb::LuksAddKey(args) => keyslot::add::run(args, common),
-        Verb::LuksRemoveKey(args) => keyslot::remove::run(args, common),
+        Verb::LuksRemoveKey(args) => keyslot::remove::run_as_cryptsetup(args, common),
         Verb::LuksKillSlot(args) => keyslot::kill::run(args, common),
         Verb::LuksChangeKey(args) => keyslot::change::run(args, common),
         Verb::CopyOut(args) => copy_out::run(args, common),
@@ -57,6 +73,7 @@ pub(crate) fn run(cli: &Cli) -> Result<Code, Failure> {
         Verb::Mount(args) => mount::run(args, common),
         Verb::Umount(args) => umount::run(args, common),
         Verb::Repair(args) => repair::run(args, common),
+        Verb::Check(args) => check::run(args, common),
         Verb::Doctor(args) => doctor::run(args, common),
         Verb::Generate(args) => generate::run(args, common),
         Verb::Serve(_) => Err(Failure::wrong("a server is started by `luksctl open`")),

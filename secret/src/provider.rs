@@ -37,16 +37,29 @@ pub trait KeyProvider {
     /// # Errors
     /// [`KeySourceError`] when the source is the right one and fails.
     fn key_for(&mut self, request: &KeyRequest<'_>) -> Result<Option<Secret>, KeySourceError>;
+
+    /// The keyslot that the last answer is for, where the source knows it: trying others with it would be in vain.
+    fn keyslot(&self) -> Option<u32> {
+        None
+    }
 }
 
 impl<P: KeyProvider + ?Sized> KeyProvider for &mut P {
     fn key_for(&mut self, request: &KeyRequest<'_>) -> Result<Option<Secret>, KeySourceError> {
         (**self).key_for(request)
     }
+
+    fn keyslot(&self) -> Option<u32> {
+        (**self).keyslot()
+    }
 }
 
 impl<P: KeyProvider + ?Sized> KeyProvider for Box<P> {
     fn key_for(&mut self, request: &KeyRequest<'_>) -> Result<Option<Secret>, KeySourceError> {
         (**self).key_for(request)
+    }
+
+    fn keyslot(&self) -> Option<u32> {
+        (**self).keyslot()
     }
 }

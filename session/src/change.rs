@@ -20,13 +20,15 @@ pub struct UnlockAgain {
     pub keyslot: Option<u32>,
     /// Bounds on what the header may cost.
     pub limits: luks::Limits,
+    /// What the header may be, if it is said anew. A server goes on holding the policy that the volume was opened under.
+    pub policy: Option<luks::Policy>,
     /// Passphrases to ask for before giving up; at least 1.
     pub tries: u32,
 }
 
 impl Default for UnlockAgain {
     fn default() -> UnlockAgain {
-        UnlockAgain { header: None, keyslot: None, limits: luks::Limits::default(), tries: 3 }
+        UnlockAgain { header: None, keyslot: None, limits: luks::Limits::default(), policy: None, tries: 3 }
     }
 }
 

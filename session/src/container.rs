@@ -6,7 +6,9 @@ use std::sync::Arc;
 use block::{Direct, FileDisk, LockError, OpenMode, UseLock};
 use luks::metadata::segment::{CryptSegment, Segment};
 use luks::metadata::{KeyslotId, SegmentId};
-use luks::{Container, Error, Header, Limits, Purpose, SegmentMap, UnlockRequest, Volume, VolumeKey};
+use luks::{AnyContainer, Error, Limits, Policy, Purpose, SegmentMap, UnlockRequest, Version, Volume, VolumeKey};
+#[cfg(feature = "loop")]
+use secret::KeyProvider;
 use secret::Secret;
 
 use crate::protocol::UnlockOrder;
@@ -16,7 +18,7 @@ use crate::{Failure, FailureKind, SessionError, SystemEnv};
 /// Stack of the thread that unlocks: key derivations keep their memory on the heap.
 const UNLOCK_STACK_BYTES: usize = 1 << 20;
 
-pub(crate) type FileContainer = Container<FileDisk, FileDisk>;
+pub(crate) type FileContainer = AnyContainer<FileDisk, FileDisk>;
 
 /// An image that is open, locked against other users, and has a valid header.
 pub(crate) struct Prepared {
@@ -25,8 +27,34 @@ pub(crate) struct Prepared {
     use_locks: Vec<UseLock>,
 }
 
+/// What a secret is that shall unlock.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Proof {
+    /// A passphrase, for this keyslot or for any.
+    Passphrase { keyslot: Option<u32> },
+    /// The volume key itself.
+    VolumeKey,
+}
+
+impl Proof {
+    /// As `order` says.
+    pub(crate) fn of(order: &UnlockOrder) -> Proof {
+        if order.volume_key { Proof::VolumeKey } else { Proof::Passphrase { keyslot: order.keyslot } }
+    }
+
+    /// For the last answer of `keys`, which may know its keyslot.
+    #[cfg(feature = "loop")]
+    pub(crate) fn for_answer(self, keys: &dyn KeyProvider) -> Proof {
+        match self {
+            Proof::Passphrase { keyslot } => Proof::Passphrase { keyslot: keys.keyslot().or(keyslot) },
+            Proof::VolumeKey => Proof::VolumeKey,
+        }
+    }
+}
+
 /// What is known of an unlocked volume.
 pub(crate) struct Facts {
+    pub(crate) version: Version,
     pub(crate) uuid: String,
     pub(crate) keyslot: Option<u32>,
     pub(crate) cipher: Option<String>,
@@ -68,12 +96,8 @@ pub(crate) struct UnlockedKey {
 }
 
 impl Mark {
-    fn of(header: &Header, key: &VolumeKey) -> Mark {
-        Mark {
-            uuid: header.uuid(),
-            digest: digest_mark(header, key),
-            segments: header.metadata().segments.iter().map(|(id, segment)| (id, segment.clone())).collect(),
-        }
+    fn of(container: &FileContainer, key: &VolumeKey) -> Mark {
+        Mark { uuid: container.uuid(), digest: digest_mark(container, key), segments: container.segments() }
     }
 
     /// In words, what `other` has differently; nothing if it is the same volume.
@@ -122,23 +146,23 @@ impl Prepared {
             // Shared: keyslots may be edited, but nobody may format over the only copy of the volume's key.
             use_locks.push(lock(container.store(), true)?);
         }
-        if let Some(advice) = container.header().health().advice() {
+        if let Some(advice) = container.advice() {
             log::warn!("{advice}");
         }
         Ok(Prepared { container, order: order.clone(), use_locks })
     }
 
-    /// The volume key that `passphrase` opens.
+    /// The volume key that `secret` opens or is.
     #[cfg(feature = "loop")]
-    pub(crate) fn unlock_key(&self, passphrase: &Secret) -> Result<UnlockedKey, Failure> {
-        unlock_key(&self.container, self.order.keyslot, passphrase)
+    pub(crate) fn unlock_key(&self, proof: Proof, secret: &Secret) -> Result<UnlockedKey, Failure> {
+        unlock_key(&self.container, proof, secret)
     }
 
     /// Unlocks. A failure gives the prepared image back for another try.
-    pub(crate) fn unlock(self: Box<Self>, passphrase: Secret) -> Result<Opened, (Box<Prepared>, Failure)> {
+    pub(crate) fn unlock(self: Box<Self>, proof: Proof, secret: Secret) -> Result<Opened, (Box<Prepared>, Failure)> {
         let unlocked = on_scrubbed_thread(|| {
-            let (map, mark, facts) = unlock(&self.container, self.order.keyslot, &passphrase)?;
-            drop(passphrase);
+            let (map, mark, facts) = unlock(&self.container, proof, &secret)?;
+            drop(secret);
             Ok((map, mark, facts))
         });
         let (map, mark, facts) = match unlocked {
@@ -153,11 +177,16 @@ impl Prepared {
 }
 
 impl Opened {
-    /// Unlocks the suspended volume again, if the header still is that of this volume, and lets I/O go on.
-    pub(crate) fn resume(&self, passphrase: Secret) -> Result<(), Failure> {
+    /// Unlocks the suspended volume again, if the header still is that of this volume, and lets I/O go on. The policy that it
+    /// was opened under holds, and besides it `policy`.
+    pub(crate) fn resume(&self, passphrase: Secret, policy: Option<&Policy>) -> Result<(), Failure> {
         let container = container(&self.order, &self.data)?;
+        if let Some(policy) = policy {
+            let checked = policy.check_any(&container.header());
+            checked.map_err(|error| failure(container.store().path(), &error))?;
+        }
         let (map, mark, _) = on_scrubbed_thread(|| {
-            let unlocked = unlock(&container, None, &passphrase)?;
+            let unlocked = unlock(&container, Proof::Passphrase { keyslot: None }, &passphrase)?;
             drop(passphrase);
             Ok(unlocked)
         })?;
@@ -176,7 +205,11 @@ fn container(order: &UnlockOrder, data: &FileDisk) -> Result<FileContainer, Fail
         Some(path) => open_disk(path, true, Direct::Never)?,
     };
     let path = order.header.as_ref().unwrap_or(&order.image);
-    Container::open(header, data.clone(), Limits::from(&order.limits)).map_err(|error| failure(path, &error))
+    let opened = AnyContainer::open(header, data.clone(), Limits::from(&order.limits));
+    let container = opened.map_err(|error| failure(path, &error))?.with_policy(Policy::from(&order.policy));
+    // Known before anybody waits for a derivation, and held again by every unlock.
+    container.check_policy().map_err(|error| failure(path, &error))?;
+    Ok(container)
 }
 
 fn open_disk(path: &Path, read_only: bool, direct: Direct) -> Result<FileDisk, Failure> {
@@ -195,51 +228,49 @@ fn open_disk(path: &Path, read_only: bool, direct: Direct) -> Result<FileDisk, F
     })
 }
 
-fn unlock(
-    container: &FileContainer,
-    keyslot: Option<u32>,
-    passphrase: &Secret,
-) -> Result<(SegmentMap, Mark, Facts), Failure> {
+fn unlock(container: &FileContainer, proof: Proof, secret: &Secret) -> Result<(SegmentMap, Mark, Facts), Failure> {
     let path = container.store().path();
-    let key = judge(container, keyslot, passphrase)?;
+    let key = judge(container, proof, secret)?;
     let map = container.segment_map(&key).map_err(|error| failure(path, &error))?;
-    let header = container.header();
-    let crypt = header.metadata().segments.iter().find_map(|(_, segment)| segment.crypt.as_ref());
-    Ok((map, Mark::of(header, &key), facts(header, crypt, &key)))
+    let mark = Mark::of(container, &key);
+    let crypt = mark.segments.iter().find_map(|(_, segment)| segment.crypt.as_ref());
+    let facts = facts(container, crypt, &key);
+    Ok((map, mark, facts))
 }
 
-/// The volume key that `passphrase` opens, with the segment that it is for. Runs on a scrubbed stack.
+/// The volume key that `secret` opens or is, with the segment that it is for. Runs on a scrubbed stack.
 #[cfg(feature = "loop")]
-pub(crate) fn unlock_key(
-    container: &FileContainer,
-    keyslot: Option<u32>,
-    passphrase: &Secret,
-) -> Result<UnlockedKey, Failure> {
+pub(crate) fn unlock_key(container: &FileContainer, proof: Proof, secret: &Secret) -> Result<UnlockedKey, Failure> {
     on_scrubbed_thread(|| {
-        let key = judge(container, keyslot, passphrase)?;
+        let key = judge(container, proof, secret)?;
         let opened = container.opened_segment(&key);
         let (segment, crypt) = opened.map_err(|error| failure(container.store().path(), &error))?;
-        let header = container.header();
         Ok(UnlockedKey {
-            segment: segment.clone(),
-            crypt: crypt.clone(),
-            flags: header.metadata().config.flags.clone(),
-            digest: digest_mark(header, &key),
-            facts: facts(header, Some(crypt), &key),
+            flags: container.metadata().config.flags.clone(),
+            digest: digest_mark(container, &key),
+            facts: facts(container, Some(&crypt), &key),
+            segment,
+            crypt,
             key,
         })
     })
 }
 
-fn judge(container: &FileContainer, keyslot: Option<u32>, passphrase: &Secret) -> Result<VolumeKey, Failure> {
-    let request = UnlockRequest { keyslot: keyslot.map(KeyslotId), purpose: Purpose::DefaultSegment };
-    let unlocked = container.unlock(&SystemEnv.env(), &request, passphrase);
+fn judge(container: &FileContainer, proof: Proof, secret: &Secret) -> Result<VolumeKey, Failure> {
+    let unlocked = match proof {
+        Proof::VolumeKey => container.recognise(Purpose::DefaultSegment, secret),
+        Proof::Passphrase { keyslot } => {
+            let request = UnlockRequest { keyslot: keyslot.map(KeyslotId), purpose: Purpose::DefaultSegment };
+            container.unlock(&SystemEnv.env(), &request, secret)
+        }
+    };
     unlocked.map_err(|error| failure(container.store().path(), &error))
 }
 
-fn facts(header: &Header, crypt: Option<&CryptSegment>, key: &VolumeKey) -> Facts {
+fn facts(container: &FileContainer, crypt: Option<&CryptSegment>, key: &VolumeKey) -> Facts {
     Facts {
-        uuid: header.uuid(),
+        version: container.version(),
+        uuid: container.uuid(),
         keyslot: key.keyslot().map(|id| id.0),
         cipher: crypt.map(|crypt| crypt.encryption.clone()),
         key_size_bits: u32::try_from(key.len_bytes() * 8).unwrap_or(u32::MAX),
@@ -247,8 +278,9 @@ fn facts(header: &Header, crypt: Option<&CryptSegment>, key: &VolumeKey) -> Fact
     }
 }
 
-fn digest_mark(header: &Header, key: &VolumeKey) -> DigestMark {
-    let digest = header.metadata().digests.get(key.digest());
+fn digest_mark(container: &FileContainer, key: &VolumeKey) -> DigestMark {
+    let metadata = container.metadata();
+    let digest = metadata.digests.get(key.digest());
     DigestMark {
         id: key.digest().0,
         salt: digest.and_then(|digest| digest.salt.clone()),
@@ -276,12 +308,13 @@ pub(crate) fn failure(path: &Path, error: &Error) -> Failure {
 
 fn kind_of(error: &Error) -> FailureKind {
     match error {
-        Error::NoKey { .. } => FailureKind::NoKey,
+        Error::NoKey { .. } | Error::KeyUnknown => FailureKind::NoKey,
         Error::Memory { .. } | Error::Threads { .. } | Error::Secret(_) => FailureKind::Memory,
         Error::NoUsableKeyslot { broken } if broken.iter().any(|slot| kind_of(&slot.reason) == FailureKind::Memory) => {
             FailureKind::Memory
         }
         Error::Block(_) => FailureKind::Image,
+        Error::Policy { .. } => FailureKind::Policy,
         _ => FailureKind::Header,
     }
 }

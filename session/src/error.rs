@@ -182,6 +182,16 @@ pub enum SessionError {
         /// Why.
         reason: String,
     },
+    /// A policy file cannot be used.
+    #[error("policy {name}{}: {what}", match line { Some(line) => format!(", line {line}"), None => String::new() })]
+    PolicyFile {
+        /// The file.
+        name: String,
+        /// The line, where there is one to blame.
+        line: Option<usize>,
+        /// What is wrong.
+        what: String,
+    },
     /// A file operation failed.
     #[error("cannot {action} {}: {source}", path.display())]
     Io {
@@ -259,6 +269,8 @@ pub enum FailureKind {
     NoKey,
     /// The header is not LUKS2, damaged, or asks for something that is not supported.
     Header,
+    /// The policy does not accept the header.
+    Policy,
     /// There is not enough memory for the key derivation.
     Memory,
     /// The image cannot be opened or read.

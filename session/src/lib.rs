@@ -37,6 +37,7 @@ mod mount_table;
 mod open;
 mod opener;
 mod path_json;
+pub mod policy;
 mod protocol;
 mod registry;
 pub mod run_dir;

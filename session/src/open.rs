@@ -16,6 +16,7 @@ use crate::choice::choose;
 use crate::client::Client;
 use crate::close::clean_leftover;
 use crate::kernel::OpenFailure;
+use crate::policy::PolicyOrder;
 use crate::protocol::{LimitsOrder, Reply, Request, UnlockOrder};
 use crate::registry::{Behind, Liveness, RegistryLock, behind, holder_of, identity, liveness, wait_until_free};
 use crate::run_dir::{Entry, RunDir};
@@ -45,6 +46,8 @@ pub struct OpenRequest {
     pub read_only: bool,
     /// Try this keyslot only.
     pub keyslot: Option<u32>,
+    /// What the key source gives is the volume key, no passphrase.
+    pub volume_key: bool,
     /// Threads of the FUSE export; 0 for the default.
     pub threads: usize,
     /// Leave the disk a file below FUSE even where a loop device could be attached.
@@ -55,6 +58,8 @@ pub struct OpenRequest {
     pub flags: MappingFlags,
     /// Bounds on what the header may cost.
     pub limits: luks::Limits,
+    /// What the header may be. Whoever unlocks holds it: the server, or this process for dm-crypt.
+    pub policy: luks::Policy,
     /// Passphrases to ask for before giving up; at least 1.
     pub tries: u32,
 }
@@ -69,11 +74,13 @@ impl OpenRequest {
             name: name.into(),
             read_only: false,
             keyslot: None,
+            volume_key: false,
             threads: 0,
             no_loop: false,
             backend: BackendChoice::Auto,
             flags: MappingFlags::default(),
             limits: luks::Limits::default(),
+            policy: luks::Policy::default_preset(),
             tries: 3,
         }
     }
@@ -120,7 +127,7 @@ pub fn open(
     settle(run, &entry)?;
     kernel::tidy(run, &entry)?;
     check_free(run, &entry, &order.image, &image_identity)?;
-    let uuid = check_header(&order, &request.limits)?;
+    let uuid = check_header(&order, request)?;
     let mut chosen = choose(request, &uuid)?;
     let mut passphrase = None;
     if chosen.try_dm {
@@ -162,7 +169,9 @@ impl Opening<'_> {
         let mut client = start(run, entry, order, image_identity, server)?;
         let tries = request.tries.max(1);
         for attempt in 1..=tries {
-            let answer = client.call(Request::Unlock(Box::new(order.clone())), Some(&passphrase), UNLOCK_WAIT);
+            let keyslot = keys.keyslot().or(order.keyslot);
+            let asked = UnlockOrder { keyslot, ..order.clone() };
+            let answer = client.call(Request::Unlock(Box::new(asked)), Some(&passphrase), UNLOCK_WAIT);
             drop(passphrase);
             match answer {
                 Ok(Reply::Opened(report)) => return Ok(*report),
@@ -199,9 +208,11 @@ fn order(request: &OpenRequest) -> Result<UnlockOrder, SessionError> {
         header: request.header.as_deref().map(real).transpose()?,
         read_only: request.read_only,
         keyslot: request.keyslot,
+        volume_key: request.volume_key,
         threads: request.threads,
         no_loop: request.no_loop,
         limits: LimitsOrder::from(&request.limits),
+        policy: PolicyOrder::from(&request.policy),
     })
 }
 
@@ -230,14 +241,19 @@ pub(crate) fn check_free(run: &RunDir, entry: &Entry, image: &Path, image_identi
     }
 }
 
-/// Reads the header; its UUID.
-fn check_header(order: &UnlockOrder, limits: &luks::Limits) -> Result<String, SessionError> {
+/// Reads the header and holds the policy against it, so that nobody types a passphrase in vain; its UUID.
+fn check_header(order: &UnlockOrder, request: &OpenRequest) -> Result<String, SessionError> {
     let path = order.header.as_ref().unwrap_or(&order.image);
     let mode = OpenMode { read_only: true, direct: Direct::Never, exclusive: false };
     let disk = FileDisk::open(path, &mode).map_err(|source| SessionError::Block { path: path.clone(), source })?;
-    let header = luks::load(&disk, limits).map_err(|source| SessionError::Luks { path: path.clone(), source })?;
-    if let Some(advice) = header.health().advice() {
+    let failed = |source| SessionError::Luks { path: path.clone(), source };
+    let header = luks::load_any(&disk, &request.limits).map_err(failed)?;
+    request.policy.check_any(&header).map_err(failed)?;
+    if let Some(advice) = header.advice() {
         log::warn!("{}: {advice}", path.display());
+    }
+    if let Some(caution) = header.metadata().caution() {
+        log::warn!("{}: {caution}", path.display());
     }
     Ok(header.uuid())
 }

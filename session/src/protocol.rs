@@ -16,6 +16,7 @@ use secret::Secret;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::policy::PolicyOrder;
 use crate::{Failure, OpenReport, Status};
 
 pub(crate) const VERSION: u32 = 1;
@@ -35,6 +36,10 @@ pub(crate) enum Request {
     Suspend,
     /// Unlock again with the passphrase that follows.
     Resume,
+    /// The same if this policy accepts the header, besides the one that it was opened under.
+    ResumeUnder {
+        policy: Box<PolicyOrder>,
+    },
     /// Flush, take the device away, wipe, end.
     Stop,
 }
@@ -48,9 +53,13 @@ pub(crate) struct UnlockOrder {
     pub(crate) header: Option<PathBuf>,
     pub(crate) read_only: bool,
     pub(crate) keyslot: Option<u32>,
+    /// The secret that comes along is the volume key, no passphrase.
+    #[serde(default)]
+    pub(crate) volume_key: bool,
     pub(crate) threads: usize,
     pub(crate) no_loop: bool,
     pub(crate) limits: LimitsOrder,
+    pub(crate) policy: PolicyOrder,
 }
 
 /// The bounds of `luks::Limits` that concern an unlock.
@@ -284,9 +293,11 @@ mod tests {
             header: None,
             read_only: true,
             keyslot: Some(3),
+            volume_key: true,
             threads: 2,
             no_loop: true,
             limits: (&luks::Limits::default()).into(),
+            policy: (&luks::Policy::strict()).into(),
         }
     }
 

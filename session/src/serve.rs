@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use luks::Policy;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -305,8 +306,11 @@ fn answer(server: &VolumeServer, wire: &Wire, request: Request, secret: Option<s
         (Request::Unlock(order), Some(secret)) => {
             unlock(server, wire, &order, secret).map(|report| Reply::Opened(Box::new(report)))
         }
-        (Request::Resume, Some(secret)) => server.resume(secret).map(|()| Reply::Done),
-        (Request::Unlock(_) | Request::Resume, None) => Err(needs_secret()),
+        (Request::Resume, Some(secret)) => server.resume(secret, None).map(|()| Reply::Done),
+        (Request::ResumeUnder { policy }, Some(secret)) => {
+            server.resume(secret, Some(&Policy::from(&*policy))).map(|()| Reply::Done)
+        }
+        (Request::Unlock(_) | Request::Resume | Request::ResumeUnder { .. }, None) => Err(needs_secret()),
         (Request::Suspend, _) => server.suspend().map(|()| Reply::Done),
         (Request::Stop, _) => server.stop().map(|lost| Reply::Stopped { lost }),
     };

@@ -53,6 +53,9 @@ pub struct Status {
     pub header: Option<PathBuf>,
     /// UUID of the container.
     pub uuid: Option<String>,
+    /// Version of LUKS: 1 or 2.
+    #[serde(default)]
+    pub luks_version: Option<u16>,
     /// The block device, or the file below FUSE.
     #[serde(with = "crate::path_json::option")]
     pub device: Option<PathBuf>,
@@ -101,6 +104,7 @@ impl Status {
             image: None,
             header: None,
             uuid: None,
+            luks_version: None,
             device: None,
             backend: None,
             loop_device: None,

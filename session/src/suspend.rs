@@ -59,7 +59,11 @@ pub fn resume(run: &RunDir, name: &str, passphrase: &Secret, again: &UnlockAgain
         return Err(SessionError::NotOnBackend { name: entry.name.to_string(), backend: FUSE.to_owned(), what });
     }
     let mut client = connect(&entry)?;
-    match client.call(Request::Resume, Some(passphrase), RESUME_WAIT) {
+    let request = match &again.policy {
+        None => Request::Resume,
+        Some(policy) => Request::ResumeUnder { policy: Box::new(policy.into()) },
+    };
+    match client.call(request, Some(passphrase), RESUME_WAIT) {
         Err(SessionError::Refused(failure)) if failure.kind == FailureKind::NoKey => {
             Err(SessionError::NoKey { tries: 1 })
         }

@@ -13,12 +13,12 @@ use std::thread::sleep;
 use std::time::{Duration, Instant, SystemTime};
 
 use block::{BlockIo as _, FileDisk};
-use luks::Volume;
+use luks::{Policy, Volume};
 use rustix::event::{EventfdFlags, eventfd};
 use secret::Secret;
 
 use crate::backend::{Backend, BackendOptions};
-use crate::container::{Opened, Prepared};
+use crate::container::{Opened, Prepared, Proof};
 use crate::protocol::UnlockOrder;
 use crate::registry::{Info, RegistryLock, identity};
 use crate::run_dir::{Entry, replace_link};
@@ -119,7 +119,7 @@ impl VolumeServer {
             }
         };
         self.deriving.store(DERIVING, Ordering::Release);
-        let unlocked = prepared.unlock(passphrase);
+        let unlocked = prepared.unlock(Proof::of(order), passphrase);
         if self.deriving.swap(IDLE, Ordering::AcqRel) == ABANDONED {
             return Err(self.over_failure());
         }
@@ -196,6 +196,7 @@ impl VolumeServer {
         status.image = Some(info.image.clone());
         status.header = info.header.clone();
         status.uuid = Some(info.uuid.clone());
+        status.luks_version = Some(facts.version.number());
         status.device = Some(info.device.clone());
         status.backend = Some(info.backend.clone());
         status.cipher = facts.cipher.clone();
@@ -252,13 +253,13 @@ impl VolumeServer {
     }
 
     /// Unlocks a suspended volume again.
-    pub(crate) fn resume(&self, passphrase: Secret) -> Result<(), Failure> {
+    pub(crate) fn resume(&self, passphrase: Secret, policy: Option<&Policy>) -> Result<(), Failure> {
         let work = self.take_turn()?;
         let open = self.open_of(&work)?;
         if !open.opened.volume.is_suspended() {
             return Err(Failure::new(FailureKind::State, format!("{} is not suspended", self.entry.name)));
         }
-        open.opened.resume(passphrase)?;
+        open.opened.resume(passphrase, policy)?;
         log::info!("resumed");
         Ok(())
     }

@@ -4,10 +4,13 @@
 
 pub mod backend;
 pub mod bins;
+pub mod crash;
 pub mod crypt_volume;
 pub mod disk_model;
 pub mod file_tree;
+pub mod forge;
 pub mod kernel_leftovers;
+pub mod keyring;
 pub mod ledger;
 pub mod leftovers;
 pub mod memory;

@@ -10,44 +10,17 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use luks::HashAlg;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use promises::Rig;
+use promises::forge::rewrite;
 use promises::memory::search;
 use promises::rig::{run, succeed};
 use promises::skip::{needs_fuse, needs_programs, needs_root};
 use serde_json::Value;
 
-const BINARY_HEADER: usize = 4096;
 /// Something that a terminal would obey: C0, C1, a mark of direction, and a line of ours.
 const HOSTILE: &str = "x\u{1b}]0;owned\u{7}\u{9b}31m\u{202e}\nhint: forged";
-
-/// Rewrites both header copies of `image` with `change` applied to their JSON, checksums right.
-fn rewrite(image: &Path, change: impl Fn(&mut Value)) {
-    let mut bytes = std::fs::read(image).unwrap();
-    let copy_len = usize::try_from(u64::from_be_bytes(bytes[8..16].try_into().unwrap())).unwrap();
-    for start in [0, copy_len] {
-        let copy = &mut bytes[start..start + copy_len];
-        let (binary, area) = copy.split_at_mut(BINARY_HEADER);
-        let end = area.iter().position(|byte| *byte == 0).unwrap();
-        let mut json: Value = serde_json::from_slice(&area[..end]).unwrap();
-        change(&mut json);
-        let text = serde_json::to_vec(&json).unwrap();
-        area.fill(0);
-        area[..text.len()].copy_from_slice(&text);
-        binary[448..512].fill(0);
-        let name = std::str::from_utf8(&binary[72..104]).unwrap().trim_end_matches('\0');
-        let hash = HashAlg::parse(name).unwrap();
-        let mut sum = vec![0; hash.digest_len_bytes()];
-        hash.digest(&[binary, area], &mut sum);
-        binary[448..448 + sum.len()].copy_from_slice(&sum);
-    }
-    // In place: the server has this very file open.
-    let mut file = std::fs::OpenOptions::new().write(true).open(image).unwrap();
-    file.write_all(&bytes[..2 * copy_len]).unwrap();
-    file.sync_all().unwrap();
-}
 
 fn text(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))

@@ -358,7 +358,7 @@ fn a_plan_refuses_what_format_would_refuse() {
     let before = std::fs::read(&image).unwrap();
     for (options, said) in [
         (["-S", "32"], "ids are 0 to 31"),
-        (["--key-size", "384"], "256 or 512 bits"),
+        (["--key-size", "320"], "256 or 384 or 512 bits"),
         (["--cipher", "aes-ecb"], "aes-ecb"),
         (["--hash", "md5"], "md5"),
         (["--label", "a label of forty-eight bytes, which is one too many"], "at most 47 bytes"),

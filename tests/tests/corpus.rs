@@ -10,6 +10,9 @@ mod fuzzing;
 #[allow(dead_code, unreachable_pub, reason = "shared with the tests of the format crate")]
 #[path = "../../luks/tests/vectors/image.rs"]
 mod image;
+#[allow(unreachable_pub, reason = "shared with the tests of the format crate")]
+#[path = "../../luks/tests/luks1/image.rs"]
+mod luks1;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -83,7 +86,16 @@ fn corpus(target: &str) -> Vec<PathBuf> {
 }
 
 fn write_seeds() {
-    let seeds = [json_seeds(), binary_seeds(), af_seeds(), key_file_seeds(), open_path_seeds()];
+    let seeds = [
+        json_seeds(),
+        binary_seeds(),
+        af_seeds(),
+        key_file_seeds(),
+        open_path_seeds(),
+        luks1_seeds(),
+        round_trip_seeds(),
+        edits_seeds(),
+    ];
     for (target, name, bytes) in seeds.concat() {
         let folder = fuzz_folder().join("corpus").join(target);
         fs::create_dir_all(&folder).unwrap();
@@ -130,6 +142,32 @@ fn json_seeds() -> Vec<Seed> {
     texts.into_iter().map(|(name, text)| ("json_area", name, text)).collect()
 }
 
+/// Headers that are valid.
+fn round_trip_seeds() -> Vec<Seed> {
+    let valid = image::vectors(image::VALID).into_iter().map(|vector| (vector.name.replace('/', "--"), vector.json));
+    let bases = image::BASES.map(|(name, base)| (format!("base--{name}"), base.trim_end().to_owned()));
+    valid.chain(bases).map(|(name, text)| ("round_trip", name, text.into_bytes())).collect()
+}
+
+/// Steps as [`fuzzing::edits`] reads them.
+fn edits_seeds() -> Vec<Seed> {
+    let any = 0;
+    let seed = |name: &str, steps: &[[u8; 3]]| ("edits", name.to_owned(), steps.concat());
+    vec![
+        seed("nothing", &[]),
+        seed("full", &[[0, 1, any], [0, 2, any], [0, 3, any], [0, 4, any], [4, 6, any], [2, 1, 0], [4, 6, any]]),
+        seed(
+            "named-ids",
+            &[[0, 1, 0x80 | 31], [0, 2, 0x80 | 5], [0, 2, 0x80 | 5], [0, 3, 0x80 | 33], [2, 5, 0], [0, 3, any]],
+        ),
+        seed("last", &[[2, 0, 0], [3, 0, 0], [2, 0, 1], [0, 1, any], [3, 0, 1], [3, 1, 1], [0, 0, any]]),
+        seed("change", &[[4, 5, any], [4, 5, any], [5, 1 + 5 * 2, 0x40], [5, 2 + 5 * 3, 0x41], [5, 2, 0x43]]),
+        seed("same-passphrase-twice", &[[0, 0, any], [0, 0, any], [3, 0, 0], [3, 0, 0], [3, 0, 0], [4, 0, any]]),
+        seed("names", &[[6, 1, 0], [6, 2, 0], [6, 3, 0], [6, 0, 0], [7, 1, 0], [7, 2, 0], [7, 1, 1], [7, 0, 1]]),
+        seed("stale", &[[9, 0, 0], [0, 1, any], [9, 0, 0], [2, 0, 0], [8, 0, 0], [3, 1, 0], [9, 0, 0]]),
+    ]
+}
+
 fn binary_seeds() -> Vec<Seed> {
     let primary = image::binary(Position::Primary, 3).to_bytes();
     let secondary = image::binary(Position::Secondary, 3).to_bytes();
@@ -162,6 +200,14 @@ fn binary_seeds() -> Vec<Seed> {
             bytes
         }),
     ]
+}
+
+fn luks1_seeds() -> Vec<Seed> {
+    let seed = |vector: luks1::Vector| {
+        let name = format!("{}--{}", vector.rule, vector.what.replace(' ', "-"));
+        ("luks1_header", name, [&vector.device_sectors.to_be_bytes()[..], &vector.header()].concat())
+    };
+    luks1::vectors().into_iter().map(seed).collect()
 }
 
 fn af_seeds() -> Vec<Seed> {

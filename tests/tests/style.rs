@@ -13,13 +13,16 @@ const UNSAFE_FILES: &[&str] = &[
     "bench/rivals/src/evp.rs",
     "bench/src/limit.rs",
     "dmcrypt/tests/memory/region.rs",
+    "dmcrypt/tests/memory/state.rs",
     "dmsetup/src/dm_ioctl.rs",
     "dmsetup/src/ioctl.rs",
     "dmsetup/src/keyctl.rs",
     "dmsetup/src/semaphore.rs",
+    "secret/src/keyring.rs",
     "secret/src/pages.rs",
     "session/src/doctor/kernel_calls.rs",
     "session/src/inherited.rs",
+    "tests/src/keyring.rs",
 ];
 const UNSAFE_FOLDER: &str = "dmcrypt/src/arch/";
 

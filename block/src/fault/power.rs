@@ -3,13 +3,11 @@
 //! Invariant: for every byte range that no write touched since the last honest flush, every cut shows what that flush made
 //! durable.
 
-use super::SplitMix64;
+use super::cached::{Cached, Content, land_sampled};
+use super::recording::{Event, Recording};
 use crate::chunks::Chunks;
 use crate::{BlockError, BlockIo, Bytes, Geometry, MemDisk};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-
-/// What a medium writes in one piece.
-const ATOM_BYTES: u64 = 512;
 
 /// A disk in memory with a volatile write cache and a power switch.
 ///
@@ -49,27 +47,7 @@ struct State {
     lying: bool,
     flushes: u64,
     changes: u64,
-}
-
-#[derive(Clone)]
-struct Cached {
-    offset_bytes: u64,
-    content: Content,
-    /// A `fua` write: survives every cut.
-    forced: bool,
-}
-
-#[derive(Clone)]
-enum Content {
-    Data(Arc<[u8]>),
-    Zeroes(u64),
-}
-
-/// How much of one cached write a cut keeps.
-enum Kept {
-    All,
-    Nothing,
-    Some,
+    recording: Option<Recording>,
 }
 
 impl PowerCutDisk {
@@ -95,6 +73,7 @@ impl PowerCutDisk {
                 lying: false,
                 flushes: 0,
                 changes: 0,
+                recording: None,
             }),
         }
     }
@@ -107,19 +86,8 @@ impl PowerCutDisk {
     /// written.
     pub fn cut(&self, seed: u64) -> MemDisk {
         let state = self.state();
-        let mut random = SplitMix64::new(seed);
         let mut platter = state.durable.clone();
-        // Some cuts lose nearly all, some nearly nothing: the extremes are where recovery code is wrong.
-        let keep_percent = [0, 15, 50, 85, 100].get(index(random.below(5))).copied().unwrap_or(50);
-        for cached in &state.cached {
-            let kept = match random.below(100) {
-                _ if cached.forced => Kept::All,
-                roll if roll < 40 => Kept::Some,
-                _ if random.below(100) < keep_percent => Kept::All,
-                _ => Kept::Nothing,
-            };
-            cached.land(&mut platter, &kept, keep_percent, &mut random);
-        }
+        land_sampled(&mut platter, &state.cached, seed);
         MemDisk::from_parts(platter, state.geometry)
     }
 
@@ -127,6 +95,18 @@ impl PowerCutDisk {
     pub fn live(&self) -> MemDisk {
         let state = self.state();
         MemDisk::from_parts(state.live.clone(), state.geometry)
+    }
+
+    /// Starts to write down every change and every flush. What a read sees now is the recording's durable beginning; an
+    /// earlier recording is forgotten.
+    pub fn record(&self) {
+        let mut state = self.state();
+        state.recording = Some(Recording::new(state.live.clone(), state.geometry));
+    }
+
+    /// Ends the recording and hands it out; `None` if none was begun.
+    pub fn recorded(&self) -> Option<Recording> {
+        self.state().recording.take()
     }
 
     /// From now on `flush` and `fua` succeed and make nothing durable, or are honest again.
@@ -155,52 +135,14 @@ impl PowerCutDisk {
         state.geometry.check_writable(op, offset, len_bytes)?;
         state.geometry.check(op, offset, len_bytes)?;
         let cached = Cached { offset_bytes: offset.0, content, forced: fua && !state.lying };
-        cached.land(&mut state.live, &Kept::All, 100, &mut SplitMix64::new(0));
+        cached.land(&mut state.live);
         state.changes += 1;
+        if let Some(recording) = &mut state.recording {
+            let forced = fua;
+            recording.push(Event::Change(op, Cached { forced, ..cached.clone() }));
+        }
         state.cached.push(cached);
         Ok(())
-    }
-}
-
-impl Content {
-    fn len_bytes(&self) -> u64 {
-        match self {
-            Content::Data(data) => data.len() as u64,
-            Content::Zeroes(len_bytes) => *len_bytes,
-        }
-    }
-}
-
-impl Cached {
-    /// Writes what is kept of this write onto `chunks`.
-    fn land(&self, chunks: &mut Chunks, kept: &Kept, keep_percent: u64, random: &mut SplitMix64) {
-        let len_bytes = self.content.len_bytes();
-        match kept {
-            Kept::Nothing => {}
-            Kept::All => self.land_range(chunks, 0, len_bytes),
-            Kept::Some => {
-                // A long zeroing tears into a few hundred runs of sectors, a write at every sector.
-                let atom = match self.content {
-                    Content::Data(_) => ATOM_BYTES,
-                    Content::Zeroes(_) => (len_bytes / 256).next_multiple_of(ATOM_BYTES).max(ATOM_BYTES),
-                };
-                let mut at = 0;
-                while at < len_bytes {
-                    let end = (at + atom).min(len_bytes);
-                    if random.below(100) < keep_percent.clamp(10, 90) {
-                        self.land_range(chunks, at, end);
-                    }
-                    at = end;
-                }
-            }
-        }
-    }
-
-    fn land_range(&self, chunks: &mut Chunks, start: u64, end: u64) {
-        match &self.content {
-            Content::Data(data) => chunks.write(self.offset_bytes + start, &data[index(start)..index(end)]),
-            Content::Zeroes(_) => chunks.zero(self.offset_bytes + start, end - start),
-        }
     }
 }
 
@@ -231,17 +173,15 @@ impl BlockIo for PowerCutDisk {
     fn flush(&self) -> Result<(), BlockError> {
         let mut state = self.state();
         state.flushes += 1;
+        if let Some(recording) = &mut state.recording {
+            recording.push(Event::Flush);
+        }
         if !state.lying {
             state.durable = state.live.clone();
             state.cached.clear();
         }
         Ok(())
     }
-}
-
-/// An index into a buffer that is in memory already.
-fn index(bytes: u64) -> usize {
-    usize::try_from(bytes).unwrap_or(usize::MAX)
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use std::mem::MaybeUninit;
 
+use aes::Aes256Enc;
 use cipher::inout::InOutBuf;
 use secret::Locked;
 use zeroize::optimization_barrier;
@@ -9,8 +10,7 @@ use zeroize::optimization_barrier;
 use super::schedule::{Block, Quad, Schedule};
 use crate::iv::{IvGenerator, numbers};
 use crate::sector::{assert_whole, paired};
-use crate::spec::Iv;
-use crate::{CipherError, SectorCipher, SectorSize, wipe};
+use crate::{CipherError, CipherSpec, SectorCipher, SectorSize, wipe};
 
 /// Sectors whose IVs are encrypted together.
 const BATCH_SECTORS: usize = 128;
@@ -76,7 +76,7 @@ pub(crate) trait Instructions: Copy + Send + Sync {
 /// Round keys of both halves and of the IV generator.
 struct Keys {
     schedules: [Schedule; 3],
-    iv: IvGenerator,
+    iv: IvGenerator<Aes256Enc>,
 }
 
 /// An XTS sector cipher with the instructions `I`.
@@ -88,14 +88,19 @@ pub(crate) struct Xts<I> {
 
 impl<I: Instructions> Xts<I> {
     /// `key` is K1 ‖ K2, each of 16 or 32 bytes.
-    pub(crate) fn new(instructions: I, key: &[u8], iv: Iv, sector_size: SectorSize) -> Result<Self, CipherError> {
+    pub(crate) fn new(
+        instructions: I,
+        spec: &CipherSpec,
+        key: &[u8],
+        sector_size: SectorSize,
+    ) -> Result<Self, CipherError> {
         if ![32, 64].contains(&key.len()) {
-            return Err(CipherError::KeySize { spec: "aes-xts".into(), got_bytes: key.len(), allowed: &[32, 64] });
+            return Err(spec.wrong_key_size(key));
         }
         let (data, tweak) = key.split_at(key.len() / 2);
         let keys = Locked::new_with(|| Keys {
             schedules: instructions.schedules(data, tweak),
-            iv: IvGenerator::new(iv, key),
+            iv: IvGenerator::new(spec.iv(), key),
         })?;
         Ok(Self { instructions, keys, sector_size })
     }

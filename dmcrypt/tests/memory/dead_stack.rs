@@ -3,8 +3,9 @@
 //! Each call runs on a thread whose stack is memory of this test, below a frame deep enough that the end of the thread
 //! does not overwrite it. Then all of that memory is searched, at every byte, for eight-byte pieces of: the key, the
 //! round keys of all schedules in both directions, the IVs of ESSIV, the tweak T of every block, T ^ (first or last
-//! round key), which is what the kernels keep, and first ^ last. What the bitsliced form of the portable cipher leaves
-//! would not be recognised.
+//! round key), which is what the kernels keep, and first ^ last. Of the ciphers beside AES: the key, all that their state
+//! holds (round keys, key-dependent tables), IVs and tweaks. What the bitsliced form of the portable cipher leaves would
+//! not be recognised.
 
 use std::collections::{BTreeMap, HashMap};
 use std::hint::black_box;
@@ -14,6 +15,7 @@ use sha2::{Digest, Sha256};
 
 use super::region::Region;
 use super::schedule::{Block, decrypting, doubled, encrypted, encrypting, xor};
+use super::state::{encrypted_with, state};
 use super::{SECTOR_SIZES, available, built, noise};
 
 const STACK_BYTES: usize = 512 << 10;
@@ -50,6 +52,16 @@ impl Needles {
         for at in [0, 4, 8] {
             let piece = block[at..].first_chunk().map_or(0, |piece| u64::from_ne_bytes(*piece));
             self.0.entry(piece).or_insert_with(|| name.to_owned());
+        }
+    }
+
+    /// The round keys of a cipher that is not AES, and the key itself.
+    fn add_state(&mut self, cipher: &str, key: &[u8], of: &str) {
+        for block in state(cipher, key) {
+            self.add(&block, &format!("round keys of the {of} key"));
+        }
+        for block in key.as_chunks::<16>().0 {
+            self.add(block, &format!("the {of} key"));
         }
     }
 
@@ -100,6 +112,43 @@ impl Shape {
 
     /// What must not be found after a call.
     fn needles(&self) -> Needles {
+        let cipher = self.spec.split('-').next().unwrap_or_default();
+        if cipher == "aes" { self.needles_of_aes() } else { self.needles_of(cipher) }
+    }
+
+    /// The same for a cipher that is not AES.
+    fn needles_of(&self, cipher: &str) -> Needles {
+        let mut needles = Needles::new();
+        let xts = self.spec.contains("xts");
+        let (data, tweak) = if xts { self.key.split_at(self.key.len() / 2) } else { (&self.key[..], &[][..]) };
+        needles.add_state(cipher, data, "data");
+        if xts {
+            needles.add_state(cipher, tweak, "tweak");
+        }
+        let salt = Sha256::digest(&self.key);
+        let essiv = self.spec.contains("essiv");
+        if essiv {
+            needles.add_state(cipher, &salt, "ESSIV");
+        }
+        for mut iv in self.numbers() {
+            if essiv {
+                iv = encrypted_with(cipher, &salt, iv);
+                needles.add(&iv, "an IV of ESSIV");
+            }
+            if xts {
+                needles.add_tweaks(encrypted_with(cipher, tweak, iv), &[], self.sector_size);
+            }
+        }
+        needles
+    }
+
+    /// The IVs of `plain64`.
+    fn numbers(&self) -> impl Iterator<Item = Block> {
+        let step = self.sector_size.bytes() / 512;
+        (0..self.sectors as u64).map(move |sector| u128::from(FIRST_SECTOR + sector * u64::from(step)).to_le_bytes())
+    }
+
+    fn needles_of_aes(&self) -> Needles {
         let mut needles = Needles::new();
         let xts = self.spec.contains("xts");
         let (data, tweak) = if xts { self.key.split_at(self.key.len() / 2) } else { (&self.key[..], &[][..]) };
@@ -116,15 +165,13 @@ impl Shape {
         if essiv {
             needles.add_schedule(&salt, "ESSIV");
         }
-        for sector in 0..self.sectors {
-            let number = FIRST_SECTOR + (sector * self.sector_size.bytes() as usize / 512) as u64;
-            let mut iv = u128::from(number).to_le_bytes();
+        for mut iv in self.numbers() {
             if essiv {
                 iv = encrypted(&salt, iv);
                 needles.add(&iv, "an IV of ESSIV");
             }
             if xts {
-                needles.add_tweaks(encrypted(tweak, iv), ends, self.sector_size);
+                needles.add_tweaks(encrypted(tweak, iv), &ends, self.sector_size);
             }
         }
         needles
@@ -132,12 +179,12 @@ impl Shape {
 }
 
 impl Needles {
-    fn add_tweaks(&mut self, first: Block, ends: [Block; 2], sector_size: SectorSize) {
+    fn add_tweaks(&mut self, first: Block, ends: &[Block], sector_size: SectorSize) {
         let mut tweak = first;
         for _ in 0..sector_size.bytes() / 16 {
             self.add(&tweak, "a tweak T");
             for end in ends {
-                self.add(&xor(tweak, end), "T ^ round key");
+                self.add(&xor(tweak, *end), "T ^ round key");
             }
             tweak = doubled(tweak);
         }
@@ -175,9 +222,10 @@ fn stack_after(stack: &mut Region, distance: usize, call: impl FnOnce() + Send) 
 
 fn shapes(spec: &'static str, key_bytes: usize) -> Vec<(Shape, Needles)> {
     let mut shapes = Vec::new();
+    // In the own kernels one of each size of batch, and a sector alone. The others are slow and take one block at a time.
+    let counts: &[usize] = if spec.starts_with("aes") { &[1, 7, 20, 200] } else { &[1, 9] };
     for sector_size in SECTOR_SIZES {
-        // In the own kernels one of each size of batch, and a sector alone.
-        for sectors in [1, 7, 20, 200] {
+        for &sectors in counts {
             let shape = Shape { spec, key: noise(key_bytes as u64 + 11, key_bytes), sector_size, sectors };
             let needles = shape.needles();
             shapes.push((shape, needles));
@@ -254,6 +302,42 @@ fn cbc_leaves_no_secret_on_the_stack() {
         &[Kernel::Portable],
         &[("aes-cbc-plain64", 16), ("aes-cbc-plain64", 24), ("aes-cbc-plain64", 32), ("aes-cbc-essiv:sha256", 32)],
     );
+}
+
+#[test]
+fn the_ciphers_beside_aes_leave_no_secret_on_the_stack() {
+    check(
+        &[Kernel::Portable],
+        &[
+            ("serpent-xts-plain64", 64),
+            ("serpent-cbc-essiv:sha256", 16),
+            ("twofish-xts-plain64", 64),
+            ("twofish-cbc-essiv:sha256", 24),
+            ("camellia-xts-plain64", 32),
+            ("camellia-xts-essiv:sha256", 64),
+            ("camellia-cbc-essiv:sha256", 24),
+        ],
+    );
+}
+
+#[test]
+fn what_the_ciphers_beside_aes_would_leave_is_found() {
+    let mut stack = Region::new(STACK_BYTES);
+    for (spec, key_bytes) in [("serpent-xts-plain64", 64), ("twofish-xts-plain64", 64), ("camellia-xts-plain64", 64)] {
+        let shape = Shape { spec, key: noise(2, key_bytes), sector_size: SectorSize::S512, sectors: 1 };
+        let needles = shape.needles();
+        let cipher = spec.split('-').next().unwrap();
+        for (left, name) in [
+            (state(cipher, &shape.key[..32])[4], "round keys of the data key"),
+            (state(cipher, &shape.key[32..])[2], "round keys of the tweak key"),
+            (*shape.key[32..].first_chunk().unwrap(), "the tweak key"),
+            (encrypted_with(cipher, &shape.key[32..], u128::from(FIRST_SECTOR).to_le_bytes()), "a tweak T"),
+        ] {
+            let found = needles.found_on(&stack_after(&mut stack, 0, || spill(left)));
+            assert!(found.iter().any(|found| found.name == name && found.count >= 2), "{cipher}, {name}: {found:?}");
+        }
+        assert_eq!(needles.found_on(&stack_after(&mut stack, 0, || spill([0x77; 16]))), []);
+    }
 }
 
 /// Leaves what it is given in its frame, as a spilled register would be.

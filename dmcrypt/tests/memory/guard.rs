@@ -111,6 +111,18 @@ fn cbc_stays_inside_its_buffers() {
     }
 }
 
+#[test]
+fn the_ciphers_beside_aes_stay_inside_their_buffers() {
+    for (spec, key_bytes) in [
+        ("serpent-xts-plain64", 64),
+        ("twofish-cbc-essiv:sha256", 16),
+        ("camellia-xts-plain", 48),
+        ("camellia-cbc-plain64", 24),
+    ] {
+        check_kernel(Kernel::Portable, spec, key_bytes);
+    }
+}
+
 /// Names the place that the copy of this process below is to read.
 const TOUCH: &str = "DMCRYPT_TOUCH_OFFSET";
 const SURVIVED: &str = "that byte can be read";

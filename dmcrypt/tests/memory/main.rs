@@ -11,6 +11,7 @@ mod guard;
 mod noise;
 mod region;
 mod schedule;
+mod state;
 
 use dmcrypt::{CipherSpec, Kernel, SectorCipher, SectorSize};
 use noise::noise;

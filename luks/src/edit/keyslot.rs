@@ -14,7 +14,7 @@ use crate::error::Error;
 use crate::json::JsonMap;
 use crate::limits::{KEYSLOTS, Limits};
 use crate::metadata::keyslot::{Af, Area, Keyslot, KeyslotKind, Luks2Slot};
-use crate::metadata::{DigestId, KeyslotId, Metadata};
+use crate::metadata::{DigestId, KeyslotId, Metadata, slot_name};
 use crate::unlock::derive_area_key;
 use crate::volume_key::VolumeKey;
 
@@ -22,7 +22,8 @@ use crate::volume_key::VolumeKey;
 const STRIPES_WRITTEN: u32 = 4000;
 const _: () = assert!(STRIPES_WRITTEN as usize == STRIPES);
 /// Keyslot cipher where that of the data cannot serve (luks2-format §3.4).
-const CIPHER_DEFAULT: (&str, u32) = ("aes-xts-plain64", 64);
+/// Cipher and key length in bytes of a keyslot area, where those of the data cannot serve.
+pub(crate) const CIPHER_DEFAULT: (&str, u32) = ("aes-xts-plain64", 64);
 
 /// A new keyslot, worked out and encrypted, not yet written.
 pub(crate) struct Staged {
@@ -50,8 +51,39 @@ impl Staged {
         bind(&mut metadata, key.digest(), id)?;
         metadata.keyslots.insert(id, keyslot.clone());
         check_text(&metadata)?;
-        let layout = AreaLayout::of(&metadata, &keyslot, limits)?;
-        let area_key = derive_area_key(env, limits, &keyslot, &layout, passphrase)?;
+        Staged::seal(id, metadata, &keyslot, env, limits, key, passphrase)
+    }
+
+    /// Prepares a keyslot that takes the place of `id`: same id, same area, same digest.
+    pub(crate) fn over(
+        metadata: &Metadata,
+        env: &Env<'_>,
+        limits: &Limits,
+        key: &VolumeKey,
+        passphrase: &Secret,
+        id: KeyslotId,
+        parameters: &NewKeyslot,
+    ) -> Result<Staged, Error> {
+        let old = metadata.keyslots.get(id).ok_or(Error::KeyslotMissing { keyslot: id })?;
+        let described = describe_at(metadata, env, key, parameters, (old.area.offset, old.area.size))?;
+        let keyslot = Keyslot { priority: parameters.priority.or(old.priority), extra: old.extra.clone(), ..described };
+        let mut metadata = metadata.clone();
+        metadata.keyslots.insert(id, keyslot.clone());
+        check_text(&metadata)?;
+        Staged::seal(id, metadata, &keyslot, env, limits, key, passphrase)
+    }
+
+    fn seal(
+        id: KeyslotId,
+        metadata: Metadata,
+        keyslot: &Keyslot,
+        env: &Env<'_>,
+        limits: &Limits,
+        key: &VolumeKey,
+        passphrase: &Secret,
+    ) -> Result<Staged, Error> {
+        let layout = AreaLayout::of(&metadata, keyslot, limits)?;
+        let area_key = derive_area_key(env, limits, keyslot, &layout, passphrase)?;
         let sealed = layout.seal(env, &area_key, key.secret())?;
         Ok(Staged { id, metadata, layout, sealed })
     }
@@ -82,11 +114,19 @@ fn free_id(metadata: &Metadata, wanted: Option<KeyslotId>) -> Result<KeyslotId, 
 
 /// The keyslot's metadata, with an area of its own and a fresh salt.
 fn describe(metadata: &Metadata, env: &Env<'_>, key: &VolumeKey, parameters: &NewKeyslot) -> Result<Keyslot, Error> {
-    let bad_size = Error::KeySize { expected_bytes: CIPHER_DEFAULT.1 as usize, got_bytes: key.len_bytes() };
-    let (Ok(key_size_bytes), Some(size)) = (u32::try_from(key.len_bytes()), area::size_for(key.len_bytes())) else {
-        return Err(bad_size);
-    };
-    let offset = area::allocate(metadata, size)?;
+    let size = area::size_for(key.len_bytes()).ok_or_else(|| too_long(key))?;
+    describe_at(metadata, env, key, parameters, (area::allocate(metadata, size)?, size))
+}
+
+/// As [`describe`], in the area at this offset and of this size.
+fn describe_at(
+    metadata: &Metadata,
+    env: &Env<'_>,
+    key: &VolumeKey,
+    parameters: &NewKeyslot,
+    (offset, size): (Bytes, Bytes),
+) -> Result<Keyslot, Error> {
+    let key_size_bytes = u32::try_from(key.len_bytes()).map_err(|_| too_long(key))?;
     let (encryption, area_key_size_bytes) = match &parameters.encryption {
         Some(chosen) => chosen.clone(),
         None => default_cipher(metadata, key.digest(), key_size_bytes),
@@ -111,12 +151,17 @@ fn describe(metadata: &Metadata, env: &Env<'_>, key: &VolumeKey, parameters: &Ne
     })
 }
 
+fn too_long(key: &VolumeKey) -> Error {
+    Error::KeySize { expected_bytes: CIPHER_DEFAULT.1 as usize, got_bytes: key.len_bytes() }
+}
+
 /// Cipher and key length of the data, unless they cannot serve a keyslot.
 fn default_cipher(metadata: &Metadata, digest: DigestId, key_size_bytes: u32) -> (String, u32) {
     let segments = metadata.digests.get(digest).map(|digest| digest.segments.as_slice()).unwrap_or_default();
     let crypt = segments.iter().filter_map(|id| metadata.segments.get(*id)?.crypt.as_ref());
     let usable = |encryption: &str| {
-        CipherSpec::parse(encryption).is_ok_and(|spec| spec.key_sizes().contains(&(key_size_bytes as usize)))
+        CipherSpec::parse(encryption)
+            .is_ok_and(|spec| !spec.is_kernel_api() && spec.key_sizes().contains(&(key_size_bytes as usize)))
     };
     match crypt.filter(|crypt| crypt.integrity.is_none()).find(|crypt| usable(&crypt.encryption)) {
         Some(crypt) => (crypt.encryption.clone(), key_size_bytes),
@@ -131,7 +176,7 @@ fn bind(metadata: &mut Metadata, digest: DigestId, id: KeyslotId) -> Result<(), 
 }
 
 /// The text still fits the JSON area with its NUL: known before anything is written.
-fn check_text(metadata: &Metadata) -> Result<(), Error> {
+pub(crate) fn check_text(metadata: &Metadata) -> Result<(), Error> {
     let needed = Bytes::from_len(metadata.to_text().len() + 1);
     let available = metadata.config.json_size;
     if needed > available { Err(Error::JsonFull { needed, available }) } else { Ok(()) }
@@ -146,6 +191,8 @@ pub(crate) fn take_out(metadata: &mut Metadata, id: KeyslotId) -> Option<Keyslot
     for (_, token) in metadata.tokens.iter_mut() {
         token.keyslots.retain(|listed| *listed != id);
     }
+    // A name without a keyslot names nothing.
+    metadata.tokens.retain(|_, token| token.type_name != slot_name::TYPE || !token.keyslots.is_empty());
     Some(gone)
 }
 

@@ -33,7 +33,7 @@ fn with_foreign_members(disk: &Arc<MemDisk>, requirement: Option<&str>) {
     let mut header = load_unlocked(disk, &Limits::default()).expect("load");
     let mut extra = JsonMap::new();
     extra.insert("note".into(), "keep me".into());
-    let token = Token { type_name: "test".into(), keyslots: vec![KeyslotId(0)], extra: extra.clone() };
+    let token = Token::new("test", vec![KeyslotId(0)], extra.clone());
     let metadata = header.metadata_mut();
     metadata.tokens = ById::from_iter([(TokenId(3), token)]);
     metadata.extra = extra.clone();

@@ -11,6 +11,7 @@ use block::{Bytes, Geometry};
 use dmcrypt::{CipherSpec, Mode, SectorSize};
 
 use crate::edit::area;
+use crate::edit::keyslot::CIPHER_DEFAULT;
 use crate::edit::names;
 use crate::error::Error;
 use crate::format::FormatParams;
@@ -126,6 +127,8 @@ pub fn plan(params: &FormatParams, header: &Geometry, data: &Geometry) -> Result
     }
     let keyslot_encryption = match &params.keyslot_encryption {
         Some((cipher, bits)) => keyslot_cipher(cipher, *bits)?,
+        // cryptsetup opens no keyslot under a kernel name.
+        None if spec.is_kernel_api() => (CIPHER_DEFAULT.0.to_owned(), CIPHER_DEFAULT.1 as usize),
         None => (spec.to_string(), key_size_bytes),
     };
     Ok(FormatPlan {
@@ -201,7 +204,8 @@ fn room_before(offset: Bytes, copies: Bytes) -> Result<Bytes, Error> {
     }
 }
 
-fn key_size(spec: &CipherSpec, bits: Option<u32>) -> Result<usize, Error> {
+/// Length in bytes of a volume key that was asked for, or the default.
+pub(crate) fn key_size(spec: &CipherSpec, bits: Option<u32>) -> Result<usize, Error> {
     let default = if spec.mode() == Mode::Xts { KEY_SIZE_XTS_BITS } else { KEY_SIZE_OTHER_BITS };
     checked_key_size("key size", spec, bits.unwrap_or(default))
 }
@@ -216,6 +220,9 @@ fn checked_key_size(parameter: &'static str, spec: &CipherSpec, bits: u32) -> Re
 
 fn keyslot_cipher(cipher: &str, bits: u32) -> Result<(String, usize), Error> {
     let spec = CipherSpec::parse_shorthand(cipher)?;
+    if spec.is_kernel_api() {
+        return Err(bad("keyslot cipher", spec, format!("{}: keyslots take no capi: names", spec.usual())));
+    }
     let key_size_bytes = checked_key_size("keyslot key size", &spec, bits)?;
     Ok((spec.to_string(), key_size_bytes))
 }
@@ -303,7 +310,7 @@ mod tests {
             (FormatParams { keyslots_size: Some(Bytes(129 * MIB)), ..params() }, "keyslots area size", "129 MiB"),
             (FormatParams { metadata_size: Some(Bytes(100 << 10)), ..params() }, "metadata size", "100 KiB"),
             (FormatParams { sector_size: Some(1000), ..params() }, "sector size", "1000 bytes"),
-            (FormatParams { key_size_bits: Some(384), ..params() }, "key size", "384 bits"),
+            (FormatParams { key_size_bits: Some(320), ..params() }, "key size", "320 bits"),
             (FormatParams { label: Some("x".repeat(48)), ..params() }, "label", "48"),
             (FormatParams { uuid: Some("foo".into()), ..params() }, "UUID", "foo"),
         ];

@@ -15,7 +15,7 @@ const CHUNK_BYTES: usize = 1 << 20;
 const ZEROED_MAX: Bytes = Bytes(2 * METADATA_SIZE_MAX.0 + KEYSLOTS_SIZE_MAX.0);
 
 /// Makes every old LUKS header unrecognisable, for good: the primary, and a secondary at each of the nine places.
-pub(super) fn old_magic<S: BlockIo>(store: &S) -> Result<(), Error> {
+pub(crate) fn old_magic<S: BlockIo>(store: &S) -> Result<(), Error> {
     let size = store.geometry().size;
     let zeroes = vec![0u8; BINARY_HEADER];
     let mut start = vec![0u8; BINARY_HEADER];
@@ -34,25 +34,35 @@ pub(super) fn old_magic<S: BlockIo>(store: &S) -> Result<(), Error> {
 }
 
 /// Zeroes what is before the data, fills the keyslots area with random bytes, and takes known signatures behind it away.
-/// With a detached header `store` is the header's device, and nothing behind the header is touched.
+/// With a detached header `store` is the header's device, and nothing behind the header is touched. The flush is the caller's.
 pub(super) fn header_area<S: BlockIo>(store: &S, env: &Env<'_>, plan: &FormatPlan) -> Result<(), Error> {
     let keyslots = Bytes(2 * plan.metadata_size.0);
     let end = plan.header_size();
-    if !plan.detached {
-        foreign_signatures(store, end)?;
+    if plan.detached {
+        return areas(store, env, keyslots, end, end);
     }
+    foreign_signatures(store, end)?;
+    areas(store, env, keyslots, end, plan.data_offset)
+}
+
+/// Zeroes everything before `keyslots`, fills from there to `end` with random bytes, and zeroes on up to `data`. The flush is
+/// the caller's.
+pub(crate) fn areas<S: BlockIo>(
+    store: &S,
+    env: &Env<'_>,
+    keyslots: Bytes,
+    end: Bytes,
+    data: Bytes,
+) -> Result<(), Error> {
     zero(store, Bytes(0), keyslots)?;
-    fill_random(store, env, keyslots, plan.keyslots_size)?;
-    if !plan.detached {
-        zero(store, end, plan.data_offset.min(ZEROED_MAX).max(end))?;
-    }
-    store.flush()?;
+    fill_random(store, env, keyslots, Bytes(end.0.saturating_sub(keyslots.0)))?;
+    zero(store, end, data.min(ZEROED_MAX).max(end))?;
     Ok(())
 }
 
 /// Zeroes the block of each known signature from `start` on, as wipefs would: a partition table's or an array's second
 /// copy at the end of the device would outlive the format.
-fn foreign_signatures<S: BlockIo>(store: &S, start: Bytes) -> Result<(), Error> {
+pub(crate) fn foreign_signatures<S: BlockIo>(store: &S, start: Bytes) -> Result<(), Error> {
     let geometry = store.geometry();
     let block = Bytes(u64::from(geometry.logical_block));
     let zeroes = vec![0u8; geometry.logical_block as usize];

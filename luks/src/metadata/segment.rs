@@ -64,6 +64,17 @@ pub struct OpalSegment {
     pub segment_size: Bytes,
 }
 
+impl CryptSegment {
+    /// Whether nothing is encrypted: the kernel's `cipher_null`, in any spelling that dm-crypt takes.
+    pub fn is_unencrypted(&self) -> bool {
+        let cipher = match self.encryption.strip_prefix("capi:") {
+            Some(template) => template.strip_prefix("ecb(").and_then(|rest| rest.split(')').next()),
+            None => self.encryption.split('-').next(),
+        };
+        matches!(cipher, Some("cipher_null" | "null"))
+    }
+}
+
 impl Segment {
     /// Whether this is a note about another state of the device, not a part of its present one.
     pub fn is_backup(&self) -> bool {
@@ -193,5 +204,28 @@ impl OpalSegment {
             return Err(Violation::new(Rule::OpalSegmentFits, fields.path_of("size"), size.0));
         }
         Ok(OpalSegment { segment_number, key_size_bytes, segment_size })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_null_cipher_encrypts_nothing() {
+        let unencrypted = |encryption: &str| {
+            let (encryption, iv_tweak) = (encryption.to_owned(), Sectors(0));
+            CryptSegment { iv_tweak, encryption, sector_size: 512, integrity: None }.is_unencrypted()
+        };
+        for encryption in
+            ["cipher_null-ecb", "cipher_null", "null", "cipher_null-ecb-plain", "capi:ecb(cipher_null)-null"]
+        {
+            assert!(unencrypted(encryption), "{encryption}");
+        }
+        for encryption in
+            ["aes-xts-plain64", "nullify-cbc", "aes-cbc-null", "capi:xts(aes)-plain64", "capi:ecb(aes)-null", ""]
+        {
+            assert!(!unencrypted(encryption), "{encryption}");
+        }
     }
 }

@@ -32,7 +32,7 @@ fn written() -> MemDisk {
 }
 
 fn token(name: &str) -> Token {
-    Token { type_name: name.into(), keyslots: Vec::new(), extra: JsonMap::new() }
+    Token::new(name, Vec::new(), JsonMap::new())
 }
 
 #[test]

@@ -24,6 +24,10 @@ pub(crate) struct AgainArgs {
     key: KeyArgs,
     #[command(flatten)]
     limits: LimitArgs,
+    /// Refuse a header that this policy does not accept: default, strict, or a TOML file [default: the one of `open`, where a
+    /// server remembers it]
+    #[arg(long, value_name = "PRESET|FILE", help_heading = "Bounds")]
+    policy: Option<PathBuf>,
 }
 
 impl AgainArgs {
@@ -34,6 +38,7 @@ impl AgainArgs {
             header: self.header.as_deref().map(image::resolve).transpose()?,
             keyslot: self.key_slot,
             limits: image::limits(&self.limits),
+            policy: self.policy.as_deref().map(session::policy::load).transpose().map_err(Failure::of_session)?,
             tries: source.tries(),
         };
         Ok((source, again))

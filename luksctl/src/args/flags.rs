@@ -1,6 +1,7 @@
 //! Flags of a dm-crypt mapping, named as in cryptsetup. Those that the header keeps come on top.
 
 use clap::Args;
+use luks::ActivationFlag;
 use session::MappingFlags;
 
 /// What dm-crypt may do to be faster or to pass down.
@@ -38,5 +39,18 @@ impl FlagArgs {
             submit_from_crypt_cpus: self.submit_from_crypt_cpus,
             high_priority: self.high_priority,
         }
+    }
+
+    /// What a header is told to keep.
+    pub(crate) fn kept(self) -> Vec<ActivationFlag> {
+        let all = [
+            (self.allow_discards, ActivationFlag::AllowDiscards),
+            (self.same_cpu_crypt, ActivationFlag::SameCpuCrypt),
+            (self.submit_from_crypt_cpus, ActivationFlag::SubmitFromCryptCpus),
+            (self.no_read_workqueue, ActivationFlag::NoReadWorkqueue),
+            (self.no_write_workqueue, ActivationFlag::NoWriteWorkqueue),
+            (self.high_priority, ActivationFlag::HighPriority),
+        ];
+        all.into_iter().filter(|(is_set, _)| *is_set).map(|(_, flag)| flag).collect()
     }
 }

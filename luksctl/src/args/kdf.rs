@@ -16,9 +16,9 @@ pub(crate) enum Pbkdf {
 /// The cost of a new keyslot.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct KdfArgs {
-    /// Key derivation function
-    #[arg(long, value_name = "NAME", value_enum, default_value = "argon2id", help_heading = "New keyslot")]
-    pub(crate) pbkdf: Pbkdf,
+    /// Key derivation function [default: argon2id; LUKS1 has only pbkdf2]
+    #[arg(long, value_name = "NAME", value_enum, help_heading = "New keyslot")]
+    pub(crate) pbkdf: Option<Pbkdf>,
     /// Unlocking shall take this many milliseconds on this machine [default: 2000]
     #[arg(short = 'i', long, value_name = "MS", conflicts_with = "pbkdf_force_iterations",
           value_parser = clap::value_parser!(u32).range(1..), help_heading = "New keyslot")]
@@ -33,9 +33,9 @@ pub(crate) struct KdfArgs {
     /// Measure nothing, take this cost (PBKDF2 iterations, Argon2 passes)
     #[arg(hide_short_help = true, long, value_name = "N", value_parser = clap::value_parser!(u32).range(4..), help_heading = "New keyslot")]
     pub(crate) pbkdf_force_iterations: Option<u32>,
-    /// Hash of PBKDF2, of the AF splitter and of the key digest
-    #[arg(hide_short_help = true, long, value_name = "NAME", default_value = "sha256", help_heading = "New keyslot")]
-    pub(crate) hash: String,
+    /// Hash of PBKDF2, of the AF splitter and of the key digest [default: sha256; LUKS1 has one for all keyslots]
+    #[arg(hide_short_help = true, long, value_name = "NAME", help_heading = "New keyslot")]
+    pub(crate) hash: Option<String>,
     /// Cipher of the keyslot area, with --keyslot-key-size [default: the volume's]
     #[arg(
         hide_short_help = true,
@@ -48,6 +48,13 @@ pub(crate) struct KdfArgs {
     /// Key size of the keyslot area in bits, with --keyslot-cipher
     #[arg(hide_short_help = true, long, value_name = "BITS", requires = "keyslot_cipher", value_parser = key_bits, help_heading = "New keyslot")]
     pub(crate) keyslot_key_size: Option<u32>,
+}
+
+impl KdfArgs {
+    /// The hash that was asked for, or the default.
+    pub(crate) fn hash(&self) -> &str {
+        self.hash.as_deref().unwrap_or("sha256")
+    }
 }
 
 /// Key sizes are given in bits and are whole bytes.

@@ -4,6 +4,9 @@ use std::path::PathBuf;
 
 use block::Bytes;
 use clap::Args;
+use luks::{Policy, Version};
+
+use crate::failure::Failure;
 
 /// The container that a verb works on.
 #[derive(Debug, Clone, Args)]
@@ -14,9 +17,28 @@ pub(crate) struct TargetArgs {
     /// The LUKS header lies in this file or device instead
     #[arg(long, value_name = "FILE")]
     pub(crate) header: Option<PathBuf>,
-    /// Only LUKS2 is known; accepted because cryptsetup asks for it
-    #[arg(short = 'M', long = "type", value_name = "TYPE", value_parser = ["luks", "luks2"], hide = true)]
+    /// Refuse a header that this policy does not accept: default, strict, or a TOML file
+    #[arg(long, value_name = "PRESET|FILE", help_heading = "Bounds")]
+    pub(crate) policy: Option<PathBuf>,
+    /// Take it only if it is this: luks1, luks2, or luks for either [for a new one: luks2]
+    #[arg(short = 'M', long = "type", value_name = "TYPE", value_parser = ["luks", "luks1", "luks2"], hide_short_help = true)]
     pub(crate) kind: Option<String>,
+}
+
+impl TargetArgs {
+    /// The version that `--type` demands.
+    pub(crate) fn version(&self) -> Option<Version> {
+        match self.kind.as_deref() {
+            Some("luks1") => Some(Version::Luks1),
+            Some("luks2") => Some(Version::Luks2),
+            _ => None,
+        }
+    }
+
+    /// The policy that was named, if one was.
+    pub(crate) fn policy(&self) -> Result<Option<Policy>, Failure> {
+        self.policy.as_deref().map(session::policy::load).transpose().map_err(Failure::of_session)
+    }
 }
 
 /// Bounds on what unlocking may cost, checked before any work: a header can ask for more than a machine has.

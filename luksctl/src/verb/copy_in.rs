@@ -17,6 +17,7 @@ use super::copy_out::CHUNK_BYTES;
 use crate::args::Common;
 use crate::args::key::KeyArgs;
 use crate::args::target::{LimitArgs, ReportArgs, TargetArgs};
+use crate::args::token::TokenArgs;
 use crate::exit::Code;
 use crate::failure::Failure;
 use crate::image::{self, Access, Image};
@@ -46,6 +47,8 @@ pub(crate) struct CopyInArgs {
     #[command(flatten)]
     key: KeyArgs,
     #[command(flatten)]
+    token: TokenArgs,
+    #[command(flatten)]
     limits: LimitArgs,
     #[command(flatten)]
     report: ReportArgs,
@@ -54,7 +57,7 @@ pub(crate) struct CopyInArgs {
 /// Copies a file in.
 pub(crate) fn run(args: &CopyInArgs, common: &Common) -> Result<Code, Failure> {
     let (input, length) = input(args)?;
-    let mut source = KeySource::unlocking(&args.key, None)?;
+    let mut source = KeySource::unlocking(&args.key, None)?.after_tokens(&args.token, &args.key);
     let image = Image::open(&args.target, Access::ChangeData)?;
     if args.file != Path::new("-") {
         image.refuse_itself(&args.file)?;

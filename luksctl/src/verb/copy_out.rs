@@ -13,6 +13,7 @@ use serde_json::json;
 use crate::args::Common;
 use crate::args::key::KeyArgs;
 use crate::args::target::{LimitArgs, ReportArgs, TargetArgs};
+use crate::args::token::TokenArgs;
 use crate::exit::Code;
 use crate::failure::Failure;
 use crate::image::{self, Access, Image};
@@ -51,6 +52,8 @@ pub(crate) struct CopyOutArgs {
     #[command(flatten)]
     key: KeyArgs,
     #[command(flatten)]
+    token: TokenArgs,
+    #[command(flatten)]
     limits: LimitArgs,
     #[command(flatten)]
     report: ReportArgs,
@@ -71,7 +74,7 @@ pub(crate) fn run(args: &CopyOutArgs, common: &Common) -> Result<Code, Failure> 
         return Err(Failure::busy(format!("{}: exists already", args.file.display()))
             .with_hint("choose another name, or add --force to replace it"));
     }
-    let mut source = KeySource::unlocking(&args.key, None)?;
+    let mut source = KeySource::unlocking(&args.key, None)?.after_tokens(&args.token, &args.key);
     let image = Image::open(&args.target, Access::Read)?;
     if !to_stdout {
         image.refuse_itself(&args.file)?;

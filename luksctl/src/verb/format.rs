@@ -1,16 +1,15 @@
 //! `format IMAGE [KEYFILE]`: a new container in a file or on a block device. Everything that can be refused is refused
 //! before a byte changes; a file that this run made goes again when formatting fails or is broken off.
 
+mod layout;
 mod target;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use block::{Bytes, Sectors};
+use block::Bytes;
 use clap::Args;
-use luks::KeyslotId;
-use luks::digest_check::DigestCost;
-use luks::format::{FormatParams, FormatPlan, NewKdf, format, plan};
-use serde_json::{Value, json};
+use luks::Version;
+use secret::{Purpose, Secret};
 use session::SystemEnv;
 
 use crate::args::Common;
@@ -21,8 +20,9 @@ use crate::exit::Code;
 use crate::failure::Failure;
 use crate::interrupt::Interrupt;
 use crate::keys::KeySource;
-use crate::{kdf, output};
+use crate::output;
 
+use layout::{Params, Plan};
 use target::{Targets, Wanted};
 
 /// Arguments of `format`.
@@ -43,7 +43,7 @@ pub(crate) struct FormatArgs {
     #[arg(long)]
     force: bool,
     /// Show what would be written, write nothing
-    #[arg(long)]
+    #[arg(long, conflicts_with = "policy")]
     dry_run: bool,
     /// Cipher of the data
     #[arg(short = 'c', long, value_name = "SPEC", default_value = "aes-xts-plain64", help_heading = "Container")]
@@ -51,6 +51,9 @@ pub(crate) struct FormatArgs {
     /// Size of the volume key in bits [default: 512 for XTS, else 256]
     #[arg(short = 's', long, value_name = "BITS", value_parser = key_bits, help_heading = "Container")]
     key_size: Option<u32>,
+    /// Take the volume key from this file instead of a random one
+    #[arg(hide_short_help = true, long, value_name = "FILE", alias = "master-key-file", help_heading = "Container")]
+    volume_key_file: Option<PathBuf>,
     /// Encryption sector: 512, 1024, 2048 or 4096 bytes [default: by the device]
     #[arg(long, value_name = "BYTES", value_parser = sector_size, help_heading = "Container")]
     sector_size: Option<u32>,
@@ -104,11 +107,12 @@ fn sector_size(text: &str) -> Result<u32, String> {
 pub(crate) fn run(args: &FormatArgs, common: &Common) -> Result<Code, Failure> {
     let source = KeySource::unlocking(&args.key, args.positional_key_file.as_deref())?;
     let mut source = source.asking_once(common.batch_mode && !args.new_key.verify_passphrase);
-    let mut params = params(args)?;
+    let mut params = Params::of(args)?;
     let wanted = Wanted { size: args.size, sparse: args.sparse, force: args.force };
     let targets = Targets::look(&args.target, wanted)?;
-    let planned = targets.plan(|header, data| plan(&params, header, data))?;
-    planned.warnings.iter().for_each(|warning| output::words(&format!("luksctl: warning: {warning}")));
+    let planned = targets.plan(|header, data| params.plan(header, data))?;
+    planned.warnings().iter().for_each(|warning| output::words(&format!("luksctl: warning: {warning}")));
+    let key = args.volume_key_file.as_deref().map(|file| own_key(file, args, &planned)).transpose()?;
     if args.dry_run {
         targets.refuse_or_confirm(common, false)?;
         return show(args, &planned, None);
@@ -119,73 +123,41 @@ pub(crate) fn run(args: &FormatArgs, common: &Common) -> Result<Code, Failure> {
     let system = SystemEnv;
     let image = &args.target.image;
     let failed = |error| Failure::of_luks(image, error);
-    params.kdf = NewKdf::Given(kdf::params(&args.kdf, planned.keyslot_encryption.1, &system.env()).map_err(failed)?);
+    params.measure(args, &planned, &system.env()).map_err(failed)?;
     let made = targets.make(&planned, &interrupt)?;
-    let header = format(made.header(), made.data(), &system.env(), &params, &passphrase).map_err(failed)?;
+    let uuid = params.format(made.header(), made.data(), &system.env(), &passphrase, key).map_err(failed)?;
     made.keep()?;
-    show(args, &planned, Some(header.uuid()))
+    show(args, &planned, Some(uuid))
 }
 
-/// The library's parameters. The key derivation is a cheap placeholder until it is measured, after every refusal.
-fn params(args: &FormatArgs) -> Result<FormatParams, Failure> {
-    let data_offset = args.offset.map(|sectors| {
-        Sectors(sectors).to_bytes().ok_or_else(|| Failure::wrong(format!("--offset {sectors}: too many sectors")))
-    });
-    Ok(FormatParams {
-        cipher: args.cipher.clone(),
-        key_size_bits: args.key_size,
-        sector_size: args.sector_size,
-        digest: Some(match args.kdf.pbkdf_force_iterations {
-            None => DigestCost::Measured,
-            Some(_) => DigestCost::Minimal,
-        }),
-        hash: args.kdf.hash.clone(),
-        keyslot: KeyslotId(args.key_slot),
-        keyslot_encryption: kdf::keyslot_encryption(&args.kdf),
-        label: args.label.clone(),
-        subsystem: args.subsystem.clone(),
-        uuid: args.uuid.clone(),
-        metadata_size: args.luks2_metadata_size,
-        keyslots_size: args.luks2_keyslots_size,
-        data_offset: data_offset.transpose()?,
-        detached: args.target.header.is_some(),
-        ..FormatParams::default()
-    })
+/// The volume key in `file`, which must be as long as the plan says.
+fn own_key(file: &Path, args: &FormatArgs, plan: &Plan) -> Result<Secret, Failure> {
+    if plan.version() == Version::Luks1 {
+        return Err(Failure::wrong("--volume-key-file makes LUKS2 containers only").with_hint("leave --type luks1 out"));
+    }
+    let volume = args.target.image.display().to_string();
+    let key = KeySource::volume_key(file)?.passphrase(&volume, Purpose::Unlock, 1)?;
+    if key.len() != plan.key_size_bytes() {
+        let (got, wanted) = (key.len() * 8, plan.key_size_bytes() * 8);
+        return Err(Failure::wrong(format!("{}: the key has {got} bits, {wanted} are needed", file.display()))
+            .with_hint(format!("give another file, or --key-size {got} if the cipher takes it")));
+    }
+    Ok(key)
 }
 
 /// The plan, or what was made.
-fn show(args: &FormatArgs, plan: &FormatPlan, uuid: Option<String>) -> Result<Code, Failure> {
+fn show(args: &FormatArgs, plan: &Plan, uuid: Option<String>) -> Result<Code, Failure> {
     if args.report.json {
-        output::json(&in_json(args, plan, uuid))?;
+        output::json(&plan.in_json(args, uuid))?;
     } else if let Some(uuid) = uuid {
         output::words(&format!(
-            "{}: LUKS2 container {uuid}, volume of {}.",
+            "{}: {} container {uuid}, volume of {}.",
             args.target.image.display(),
-            plan.data_size
+            plan.version(),
+            plan.data_size()
         ));
     } else {
         output::data(plan.to_string().as_bytes())?;
     }
     Ok(Code::Success)
-}
-
-fn in_json(args: &FormatArgs, plan: &FormatPlan, uuid: Option<String>) -> Value {
-    json!({
-        "image": output::path(&args.target.image),
-        "header": args.target.header.as_deref().map(output::path),
-        "written": uuid.is_some(),
-        "uuid": uuid.as_ref().or(plan.uuid.as_ref()),
-        "label": plan.label,
-        "subsystem": plan.subsystem,
-        "cipher": plan.cipher,
-        "key_size_bits": plan.key_size_bytes * 8,
-        "sector_size_bytes": plan.sector_size.bytes(),
-        "metadata_size_bytes": plan.metadata_size.0,
-        "keyslots_size_bytes": plan.keyslots_size.0,
-        "data_offset_bytes": plan.data_offset.0,
-        "volume_size_bytes": plan.data_size.0,
-        "keyslot_room": plan.keyslot_room(),
-        "hash": plan.hash.name(),
-        "warnings": plan.warnings,
-    })
 }

@@ -1,4 +1,4 @@
-//! `is-luks IMAGE`: 0 for a LUKS2 container, 1 for anything else, 4 if there is nothing to look at. Quiet unless asked;
+//! `is-luks IMAGE`: 0 for a LUKS container, of the version that `--type` asks for, 1 for anything else, 4 if there is nothing to look at. Quiet unless asked;
 //! `--json` reports on a file that is no container, too.
 
 use clap::Args;
@@ -23,23 +23,21 @@ pub(crate) struct IsLuksArgs {
 /// Looks for a valid header.
 pub(crate) fn run(args: &IsLuksArgs, common: &Common) -> Result<Code, Failure> {
     let image = Image::open(&args.target, Access::Read)?;
-    let found = luks::load(image.header(), &image::limits(&LimitArgs::default()));
+    let found = image.look(&image::limits(&LimitArgs::default()));
     let code = if found.is_ok() { Code::Success } else { Code::Wrong };
     if let Err(error) = &found
-        && is_trouble(error)
+        && (is_trouble(error) || matches!(error, luks::Error::Policy { .. }))
     {
         return found.map(|_| code).map_err(|error| Failure::of_luks(image.path(), error));
     }
-    if let Ok(header) = &found
-        && (common.verbose || !header.health().is_healthy())
-    {
-        image::advise(image.path(), header);
+    if let Ok(header) = &found {
+        image::advise(image.path(), header.advice());
     }
     if args.report.json {
         output::json(&match &found {
             Ok(header) => json!({
-                "image": output::path(image.path()), "luks": true, "version": 2, "uuid": header.uuid(),
-                "healthy": header.health().is_healthy(), "advice": header.health().advice(),
+                "image": output::path(image.path()), "luks": true, "version": header.version().number(),
+                "uuid": header.uuid(), "healthy": header.is_healthy(), "advice": header.advice(),
             }),
             Err(error) => json!({ "image": output::path(image.path()), "luks": false, "reason": error.to_string() }),
         })?;

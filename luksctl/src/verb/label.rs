@@ -10,6 +10,10 @@ use crate::exit::Code;
 use crate::failure::Failure;
 use crate::image::{self, Access, Image};
 use crate::output;
+use crate::verb::keyslot::priority::{self, Priority};
+
+/// What LUKS1 lacks for this verb.
+const NO_LABELS: &str = "labels";
 
 /// Arguments of `label`.
 #[derive(Debug, Args)]
@@ -31,7 +35,7 @@ pub(crate) struct LabelArgs {
 
 /// Arguments of `config`.
 #[derive(Debug, Args)]
-#[command(group = clap::ArgGroup::new("setting").required(true).multiple(true).args(["label", "subsystem"]))]
+#[command(group = clap::ArgGroup::new("setting").required(true).multiple(true).args(["label", "subsystem", "priority"]))]
 pub(crate) struct ConfigArgs {
     #[command(flatten)]
     target: TargetArgs,
@@ -41,6 +45,12 @@ pub(crate) struct ConfigArgs {
     /// The new subsystem; '' takes it away
     #[arg(long, value_name = "TEXT")]
     subsystem: Option<String>,
+    /// When the keyslot of -S is tried
+    #[arg(long, value_name = "PRIORITY", value_enum, requires = "key_slot")]
+    priority: Option<Priority>,
+    /// The keyslot of --priority
+    #[arg(short = 'S', long, value_name = "N", requires = "priority")]
+    key_slot: Option<u32>,
 }
 
 /// Shows or sets label and subsystem.
@@ -48,7 +58,7 @@ pub(crate) fn run(args: &LabelArgs, _common: &Common) -> Result<Code, Failure> {
     let label = args.label.as_ref().or(args.label_option.as_ref());
     let (path, label_now, subsystem_now) = if label.is_none() && args.subsystem.is_none() {
         let image = Image::open(&args.target, Access::Read)?;
-        let header = image.load(&image::limits(&LimitArgs::default()))?;
+        let header = image.load_luks2(&image::limits(&LimitArgs::default()), NO_LABELS)?;
         (image.path().to_owned(), header.label(), header.subsystem())
     } else {
         set(&args.target, label, args.subsystem.as_ref())?
@@ -65,9 +75,14 @@ pub(crate) fn run(args: &LabelArgs, _common: &Common) -> Result<Code, Failure> {
     Ok(Code::Success)
 }
 
-/// Sets label, subsystem or both.
+/// Sets what is given of label, subsystem and a keyslot's priority.
 pub(crate) fn run_config(args: &ConfigArgs, _common: &Common) -> Result<Code, Failure> {
-    set(&args.target, args.label.as_ref(), args.subsystem.as_ref())?;
+    if let Some((priority, number)) = args.priority.zip(args.key_slot) {
+        priority::set(&args.target, number, priority)?;
+    }
+    if args.label.is_some() || args.subsystem.is_some() {
+        set(&args.target, args.label.as_ref(), args.subsystem.as_ref())?;
+    }
     Ok(Code::Success)
 }
 
@@ -78,7 +93,7 @@ fn set(
     subsystem: Option<&String>,
 ) -> Result<(std::path::PathBuf, String, String), Failure> {
     let image = Image::open(target, Access::ChangeHeader)?;
-    let mut container = image.container(&image::limits(&LimitArgs::default()))?;
+    let mut container = image.luks2(&image::limits(&LimitArgs::default()), NO_LABELS)?;
     let refused = |error| Failure::of_luks(image.path(), error);
     let wanted = |text: &'_ String| Some(text.clone()).filter(|text| !text.is_empty());
     if let Some(label) = label {

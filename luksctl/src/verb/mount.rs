@@ -10,6 +10,7 @@ use session::{MountOptions, ServerCommand};
 use crate::args::Common;
 use crate::args::key::KeyArgs;
 use crate::args::target::{LimitArgs, ReportArgs, TargetArgs};
+use crate::args::token::TokenArgs;
 use crate::exit::Code;
 use crate::failure::Failure;
 use crate::keys::KeySource;
@@ -41,6 +42,8 @@ pub(crate) struct MountArgs {
     #[command(flatten)]
     key: KeyArgs,
     #[command(flatten)]
+    token: TokenArgs,
+    #[command(flatten)]
     limits: LimitArgs,
     #[command(flatten)]
     report: ReportArgs,
@@ -48,9 +51,10 @@ pub(crate) struct MountArgs {
 
 /// Opens and mounts.
 pub(crate) fn run(args: &MountArgs, common: &Common) -> Result<Code, Failure> {
-    let mut source = KeySource::unlocking(&args.key, None)?;
+    let mut source = KeySource::unlocking(&args.key, None)?.after_tokens(&args.token, &args.key);
     crate::harden::keep_in_memory();
     let name = args.name.clone().unwrap_or_else(|| session::name_for_image(&args.target.image));
+    open::look_for_tokens(&args.target, args.key_slot, &args.limits, &mut source)?;
     let request = open::request(&args.target, &name, args.key_slot, &args.how, &args.limits, &source)?;
     let options = MountOptions { read_only: args.how.readonly, options: args.options.clone(), close_on_umount: true };
     let server = ServerCommand::this_program();

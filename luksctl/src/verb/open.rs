@@ -1,6 +1,8 @@
 //! `open IMAGE NAME`: unlocks a container and makes its plaintext a disk, through dm-crypt or FUSE; prints the device. `--test-passphrase` opens
 //! nothing and answers by exit code.
 
+use std::path::PathBuf;
+
 use clap::{Args, ValueEnum};
 use luks::Purpose;
 use serde_json::json;
@@ -10,11 +12,13 @@ use crate::args::Common;
 use crate::args::flags::FlagArgs;
 use crate::args::key::KeyArgs;
 use crate::args::target::{LimitArgs, ReportArgs, TargetArgs};
+use crate::args::token::TokenArgs;
 use crate::exit::Code;
 use crate::failure::Failure;
 use crate::image;
 use crate::keys::KeySource;
 use crate::output;
+use crate::unlock;
 use crate::verb::keyslot::test;
 
 /// Arguments of `open`.
@@ -34,10 +38,18 @@ pub(crate) struct OpenArgs {
     /// Try only this keyslot
     #[arg(short = 'S', long, value_name = "N")]
     key_slot: Option<u32>,
+    /// Unlock with the volume key in this file instead of a passphrase
+    #[arg(long, value_name = "FILE", alias = "master-key-file", conflicts_with_all = ["key_file", "key_fd", "key_slot", "unbound"])]
+    volume_key_file: Option<PathBuf>,
+    /// Have the header keep the flags given here for every opening, and no others
+    #[arg(long, conflicts_with = "test_passphrase")]
+    persistent: bool,
     #[command(flatten)]
     how: HowArgs,
     #[command(flatten)]
     key: KeyArgs,
+    #[command(flatten)]
+    token: TokenArgs,
     #[command(flatten)]
     limits: LimitArgs,
     #[command(flatten)]
@@ -76,16 +88,26 @@ pub(crate) enum Backend {
 
 /// Opens a volume.
 pub(crate) fn run(args: &OpenArgs, common: &Common) -> Result<Code, Failure> {
-    let mut source = KeySource::unlocking(&args.key, None)?;
+    let mut source = match &args.volume_key_file {
+        Some(file) => KeySource::volume_key(file)?,
+        None => KeySource::unlocking(&args.key, None)?.after_tokens(&args.token, &args.key),
+    };
     crate::harden::keep_in_memory();
     let Some(name) = &args.name else {
-        let purpose = if args.unbound { Purpose::AnyDigest } else { Purpose::DefaultSegment };
-        let limits = image::limits(&args.limits);
-        return test::passphrase(&args.target, args.key_slot, purpose, &limits, &mut source, args.report, common);
+        return test(args, &mut source, common);
     };
-    let request = request(&args.target, name, args.key_slot, &args.how, &args.limits, &source)?;
+    if args.persistent {
+        let image = image::Image::open(&args.target, image::Access::Read)?;
+        image.load_luks2(&image::limits(&args.limits), super::flags::NO_FLAGS)?;
+    }
+    look_for_tokens(&args.target, args.key_slot, &args.limits, &mut source)?;
+    let mut request = request(&args.target, name, args.key_slot, &args.how, &args.limits, &source)?;
+    request.volume_key = args.volume_key_file.is_some();
     let opened = session::open(&super::run_dir()?, &request, &mut source, &ServerCommand::this_program())
         .map_err(|error| Failure::of_session(error).about(&args.target.image))?;
+    if args.persistent {
+        super::flags::keep(&args.target, args.how.flags)?;
+    }
     say_backend(&opened, common);
     if args.report.json {
         output::json(&json!({ "image": output::path(&args.target.image), "opened": opened }))?;
@@ -96,6 +118,34 @@ pub(crate) fn run(args: &OpenArgs, common: &Common) -> Result<Code, Failure> {
         output::words(&format!("Key slot {slot} unlocked; {} ({}).", opened.link.display(), opened.backend));
     }
     Ok(Code::Success)
+}
+
+/// Tests a passphrase or a volume key, opens nothing.
+fn test(args: &OpenArgs, source: &mut KeySource, common: &Common) -> Result<Code, Failure> {
+    let limits = image::limits(&args.limits);
+    let purpose = if args.unbound { Purpose::AnyDigest } else { Purpose::DefaultSegment };
+    if args.volume_key_file.is_none() {
+        return test::passphrase(&args.target, args.key_slot, purpose, &limits, source, args.report, common);
+    }
+    let image = image::Image::open(&args.target, image::Access::Read)?;
+    let container = image.container(&limits)?;
+    unlock::recognise(&image, &container, purpose, source)?;
+    if args.report.json {
+        output::json(&json!({ "image": output::path(image.path()), "unlocks": true, "keyslot": null }))?;
+    }
+    Ok(Code::Success)
+}
+
+/// Reads the keys of the container's tokens, where they are to be tried; shared with `mount`.
+pub(crate) fn look_for_tokens(
+    target: &TargetArgs,
+    keyslot: Option<u32>,
+    limits: &LimitArgs,
+    source: &mut KeySource,
+) -> Result<(), Failure> {
+    let image = image::Image::open(target, image::Access::Read)?;
+    let header = image.load(&image::limits(limits))?;
+    source.look_for_tokens(image.path(), &header.metadata(), keyslot, Purpose::DefaultSegment)
 }
 
 /// Says which backend it became and why not one that comes first.
@@ -118,6 +168,9 @@ pub(crate) fn request(
     limits: &LimitArgs,
     source: &KeySource,
 ) -> Result<OpenRequest, Failure> {
+    if target.kind.is_some() {
+        image::Image::open(target, image::Access::Read)?.load(&image::limits(limits))?;
+    }
     let mut request = OpenRequest::new(image::resolve(&target.image)?, name);
     request.header = target.header.as_deref().map(image::resolve).transpose()?;
     request.read_only = how.readonly;
@@ -131,6 +184,7 @@ pub(crate) fn request(
     };
     request.flags = how.flags.flags();
     request.limits = image::limits(limits);
+    request.policy = target.policy()?.unwrap_or_default();
     request.tries = source.tries();
     Ok(request)
 }

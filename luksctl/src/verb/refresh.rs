@@ -1,11 +1,15 @@
 //! `refresh NAME [flags]`: gives a mapping other flags while it is in use. Those not given are gone afterwards, but for those
 //! that the header keeps.
 
+use std::path::PathBuf;
+
 use clap::Args;
+use session::RunDir;
 
 use crate::args::Common;
 use crate::args::again::AgainArgs;
 use crate::args::flags::FlagArgs;
+use crate::args::target::TargetArgs;
 use crate::exit::Code;
 use crate::failure::Failure;
 
@@ -17,6 +21,9 @@ pub(crate) struct RefreshArgs {
     name: String,
     #[command(flatten)]
     flags: FlagArgs,
+    /// Have the header keep these flags for every opening, and no others
+    #[arg(long)]
+    persistent: bool,
     #[command(flatten)]
     again: AgainArgs,
 }
@@ -25,7 +32,20 @@ pub(crate) struct RefreshArgs {
 pub(crate) fn run(args: &RefreshArgs, _common: &Common) -> Result<Code, Failure> {
     let (mut source, again) = args.again.source()?;
     crate::harden::keep_in_memory();
-    session::refresh(&super::run_dir()?, &args.name, &args.flags.flags(), &again, &mut source)
-        .map_err(Failure::of_session)?;
+    let runs = super::run_dir()?;
+    session::refresh(&runs, &args.name, &args.flags.flags(), &again, &mut source).map_err(Failure::of_session)?;
+    if args.persistent {
+        keep(&runs, &args.name, args.flags, again.header)?;
+    }
     Ok(Code::Success)
+}
+
+/// Has the header of the open volume `name` keep these flags.
+fn keep(runs: &RunDir, name: &str, flags: FlagArgs, header: Option<PathBuf>) -> Result<(), Failure> {
+    let status = session::status(runs, name).map_err(Failure::of_session)?;
+    let Some(image) = status.image else {
+        return Err(Failure::wrong(format!("{name}: the flags are in force, but where its header lies is not known"))
+            .with_hint("luksctl flags IMAGE --allow-discards …"));
+    };
+    super::flags::keep(&TargetArgs { image, header: header.or(status.header), policy: None, kind: None }, flags)
 }

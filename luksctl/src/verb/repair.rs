@@ -1,8 +1,13 @@
-//! `repair IMAGE`: rewrites a broken or stale header copy from the good one. Shows the plan, asks, then writes.
+//! `repair IMAGE`: rewrites a broken or stale header copy from the good one, and finishes the removal of keyslots that was cut
+//! short. Shows the plan, asks, then writes.
 //! `--dry-run` only shows it, and ends with 10 when there is something to do.
+
+use std::fmt;
+use std::sync::Arc;
 
 use clap::Args;
 use luks::repair::{ForeignSignature, RepairPlan, plan, repair};
+use luks::{Container, KeyslotId};
 use serde_json::json;
 use session::SystemEnv;
 
@@ -29,45 +34,75 @@ pub(crate) struct RepairArgs {
     report: ReportArgs,
 }
 
+/// What there is to do.
+struct Work {
+    copies: RepairPlan,
+    /// Keyslots whose removal was cut short.
+    half_removed: Vec<KeyslotId>,
+}
+
+impl Work {
+    fn is_nothing(&self) -> bool {
+        self.copies.rewrite.is_none() && self.half_removed.is_empty()
+    }
+}
+
+impl fmt::Display for Work {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.half_removed.is_empty() {
+            return self.copies.fmt(f);
+        }
+        if self.copies.rewrite.is_some() {
+            write!(f, "{}; ", self.copies)?;
+        }
+        let ids: Vec<String> = self.half_removed.iter().map(ToString::to_string).collect();
+        write!(f, "finish removing keyslot {}: its area is overwritten, it opens nothing", ids.join(", "))
+    }
+}
+
 /// Plans, asks, repairs.
 pub(crate) fn run(args: &RepairArgs, common: &Common) -> Result<Code, Failure> {
     let access = if args.dry_run { Access::Read } else { Access::ChangeHeader };
     let image = Image::open(&args.target, access)?;
     let limits = image::limits(&LimitArgs::default());
-    let planned = plan(&image.load(&limits)?);
-    if planned.rewrite.is_none() || args.dry_run {
-        show(args, &image, &planned, false)?;
-        let found = planned.rewrite.is_some();
-        return Ok(if found { Code::Found } else { Code::Success });
+    let failed = |error| Failure::of_luks(image.path(), error);
+    let copies = plan(&image.load_luks2(&limits, "second copy of its header")?);
+    let open = || Container::open(Arc::clone(image.header()), Arc::clone(image.header()), limits.clone());
+    let half_removed = open().and_then(|container| container.half_removed()).map_err(failed)?;
+    let work = Work { copies, half_removed };
+    if work.is_nothing() || args.dry_run {
+        show(args, &image, &work, false)?;
+        return Ok(if work.is_nothing() { Code::Success } else { Code::Found });
     }
     if !common.batch_mode && confirm::can_ask() {
-        confirm::typed_yes(&format!("{}: {planned}.", image.path().display()))?;
+        confirm::typed_yes(&format!("{}: {work}.", image.path().display()))?;
     }
     let foreign = if args.force { ForeignSignature::Overwrite } else { ForeignSignature::Refuse };
-    let done =
-        repair(image.header(), &SystemEnv, &limits, foreign).map_err(|error| Failure::of_luks(image.path(), error))?;
-    show(args, &image, &done, true)?;
+    let copies = repair(image.header(), &SystemEnv, &limits, foreign).map_err(failed)?;
+    let half_removed = open().and_then(|mut container| container.finish_removals(&SystemEnv.env())).map_err(failed)?;
+    show(args, &image, &Work { copies, half_removed }, true)?;
     Ok(Code::Success)
 }
 
-fn show(args: &RepairArgs, image: &Image, plan: &RepairPlan, repaired: bool) -> Result<(), Failure> {
+fn show(args: &RepairArgs, image: &Image, work: &Work, repaired: bool) -> Result<(), Failure> {
     if !args.report.json {
         let done = if repaired { "Done: " } else { "" };
-        output::words(&format!("{done}{plan}"));
+        output::words(&format!("{done}{work}"));
         return Ok(());
     }
-    let rewrite = plan.rewrite.as_ref();
+    let rewrite = work.copies.rewrite.as_ref();
     output::json(&json!({
         "image": output::path(image.path()),
-        "needs_repair": rewrite.is_some() && !repaired,
+        "needs_repair": !work.is_nothing() && !repaired,
         "repaired": repaired,
-        "source": plan.source.to_string(),
-        "epoch": plan.seqid,
+        "source": work.copies.source.to_string(),
+        "epoch": work.copies.seqid,
         "rewrite": rewrite.map(|(position, state)| json!({
             "copy": position.to_string(),
             "state": state.to_string(),
-            "offset_bytes": plan.offset.0,
-            "size_bytes": plan.size.0,
+            "offset_bytes": work.copies.offset.0,
+            "size_bytes": work.copies.size.0,
         })),
+        "half_removed": work.half_removed.iter().map(|id| id.0).collect::<Vec<_>>(),
     }))
 }

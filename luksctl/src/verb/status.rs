@@ -64,6 +64,7 @@ fn lines(status: &Status) -> Vec<String> {
         ("mode", Some(if status.read_only { "read only" } else { "read and write" }.to_owned())),
         ("image", path(&status.image)),
         ("header", path(&status.header)),
+        ("type", status.luks_version.map(|version| format!("LUKS{version}"))),
         ("UUID", status.uuid.clone()),
         ("cipher", status.cipher.clone()),
         ("key", status.key_size_bits.map(|bits| format!("{bits} bits"))),

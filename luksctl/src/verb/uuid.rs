@@ -38,11 +38,11 @@ pub(crate) fn run(args: &UuidArgs, common: &Common) -> Result<Code, Failure> {
                 confirm::typed_yes(&format!(
                     "what finds {} by its UUID {} will no longer find it.",
                     image.path().display(),
-                    container.header().uuid()
+                    container.uuid()
                 ))?;
             }
             container.set_uuid(uuid).map_err(|error| Failure::of_luks(image.path(), error))?;
-            (image.path().to_owned(), container.header().uuid())
+            (image.path().to_owned(), container.uuid())
         }
     };
     if args.report.json {

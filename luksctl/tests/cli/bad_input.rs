@@ -8,7 +8,7 @@ use crate::desk::{CHEAP, Desk, skip};
 /// Every verb that reads or changes an image, refused on it, leaves its bytes alone.
 fn refused_by_all(desk: &Desk, image: &str, code: i32, words: &str) {
     let before = std::fs::read(desk.path(image)).unwrap();
-    let verbs: [&[&str]; 12] = [
+    let verbs: [&[&str]; 20] = [
         &["dump", image],
         &["uuid", image],
         &["label", image, "new"],
@@ -21,6 +21,14 @@ fn refused_by_all(desk: &Desk, image: &str, code: i32, words: &str) {
         &["copy-out", image, "out", "-d", "key"],
         &["copy-in", image, "key2", "-d", "key"],
         &["repair", "-q", image],
+        &["keyslot", "convert", image, "-d", "key"],
+        &["keyslot", "priority", image, "0", "prefer"],
+        &["keyslot", "name", image, "0", "text"],
+        &["token", "list", image],
+        &["token", "add", image, "--key-description", "text"],
+        &["token", "remove", image, "--token-id", "0"],
+        &["flags", image, "--none"],
+        &["key", "export", image, "out", "-d", "key"],
     ];
     for verb in verbs {
         desk.run(verb).fails(code, words);

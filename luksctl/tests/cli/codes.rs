@@ -6,7 +6,11 @@ use crate::desk::{CHEAP, Desk};
 fn every_verb_and_its_codes() {
     let desk = Desk::with_image();
     std::fs::write(desk.path("text"), "no container\n".repeat(1000)).unwrap();
-    let table: [(&[&str], i32); 26] = [
+    let table: [(&[&str], i32); 30] = [
+        (&["check", "--policy", "default", "image"], 0),
+        (&["check", "image"], 10),
+        (&["check", "text"], 1),
+        (&["keyslot", "test", "image", "--key-file", "key", "--policy", "strict"], 1),
         (&["--version"], 0),
         (&["--help"], 0),
         (&["format", "--help"], 0),
@@ -100,4 +104,23 @@ fn ten_says_that_a_copy_needs_repair_and_repair_mends_it() {
         let done = desk.run(&["dump", "image"]).ends(0);
         assert_eq!(done.stderr, "", "{done:?}");
     }
+}
+
+#[test]
+fn ten_says_that_a_removal_was_cut_short_and_repair_finishes_it() {
+    let desk = Desk::with_image();
+    desk.run(&[&["keyslot", "add", "image", "key2", "-d", "key"][..], &CHEAP].concat()).ends(0);
+    // What a kill leaves that is cut short after its first write: the area of keyslot 0 begins with a sector of zeros.
+    let mut bytes = std::fs::read(desk.path("image")).unwrap();
+    bytes[0x8000..0x8200].fill(0);
+    std::fs::write(desk.path("image"), &bytes).unwrap();
+    desk.run(&["keyslot", "test", "image", "-d", "key"]).ends(2);
+    let report = desk.run(&["repair", "--dry-run", "--json", "image"]).ends(10).json();
+    assert_eq!(report["half_removed"], serde_json::json!([0]), "{report}");
+    assert!(std::fs::read(desk.path("image")).unwrap() == bytes, "looking changed the image");
+    desk.run(&["repair", "-q", "image"]).ends(0);
+    desk.run(&["repair", "--dry-run", "image"]).ends(0);
+    let slots = desk.run(&["keyslot", "list", "--json", "image"]).ends(0).json();
+    assert_eq!(slots["keyslots"].as_array().map(Vec::len), Some(1), "{slots}");
+    desk.run(&["keyslot", "test", "image", "-d", "key2"]).ends(0);
 }

@@ -23,7 +23,13 @@ fn add_change_remove_kill() {
     desk.run(&["keyslot", "test", "image", "-d", "wrong", "-S", "0"]).ends(0);
 
     desk.run(&["keyslot", "remove", "image", "key"]).ends(2);
-    desk.run(&["keyslot", "remove", "image", "wrong"]).ends(0);
+    let before = std::fs::read(desk.path("image")).unwrap();
+    desk.run(&["keyslot", "remove", "image", "wrong"]).fails(1, "Nothing to read");
+    let proof = |file: &'static str| ["keyslot", "remove", "image", "wrong", "--remaining-key-file", file];
+    desk.run(&proof("key")).fails(2, "No key available");
+    desk.run(&proof("wrong")).fails(2, "opens keyslot 0 itself");
+    assert!(std::fs::read(desk.path("image")).unwrap() == before);
+    desk.run(&proof("key2")).ends(0);
     assert_eq!(slots(&desk), [1, 5]);
     // Both slots hold the same passphrase: it proves the one that stays.
     desk.run(&["keyslot", "kill", "image", "1", "-d", "key2"]).ends(0);

@@ -6,7 +6,9 @@ use crate::desk::{CHEAP, Desk, skip};
 fn json_is_json_on_every_verb_that_reports() {
     let desk = Desk::with_image();
     std::fs::write(desk.path("plain"), "plain").unwrap();
-    let verbs: [&[&str]; 14] = [
+    desk.format("convertible", &["--size", "20M", "--sector-size", "512"]).ends(0);
+    let verbs: [&[&str]; 20] = [
+        &["check", "--policy", "default", "image"],
         &["format", "--dry-run", "new", "--size", "20M"],
         &["dump", "image"],
         &["is-luks", "image"],
@@ -20,6 +22,11 @@ fn json_is_json_on_every_verb_that_reports() {
         &["repair", "--dry-run", "image"],
         &["repair", "-q", "image"],
         &["list"],
+        &["header", "backup", "image", "backup"],
+        &["header", "restore", "--dry-run", "image", "backup"],
+        &["header", "restore", "-q", "image", "backup"],
+        &["convert", "--dry-run", "--type", "luks1", "convertible"],
+        &["erase", "-q", "convertible"],
         &["keyslot", "add", "image", "key2", "-d", "key", "--pbkdf", "pbkdf2", "--pbkdf-force-iterations", "1000"],
     ];
     for verb in verbs {

@@ -7,13 +7,14 @@
 use std::time::SystemTime;
 
 use dmsetup::{CreateOptions, DmError, LoopError, Mapper, Mapping, Uuid};
+use luks::Version;
 use secret::{KeyProvider, Secret};
 
 use super::below::{self, Below};
 use super::errors::{is_not_possible, session_error};
 use super::{forget, mapping_name, target};
 use crate::choice::DM_CRYPT;
-use crate::container::{Prepared, UnlockedKey};
+use crate::container::{Prepared, Proof, UnlockedKey};
 use crate::open::{ask, check_free, clean_entry};
 use crate::protocol::UnlockOrder;
 use crate::registry::{Info, MappingRecord, RegistryLock, claim, identity};
@@ -47,7 +48,7 @@ pub(crate) fn open(
     let mut passphrase = ask(keys, request, 1)?;
     let prepared = Prepared::open_for_kernel(order).map_err(SessionError::Refused)?;
     for attempt in 1..=tries {
-        let failure = match prepared.unlock_key(&passphrase) {
+        let failure = match prepared.unlock_key(Proof::of(order).for_answer(keys), &passphrase) {
             Ok(unlocked) => {
                 let volume = Volume { run, entry, order, request, unlocked: &unlocked };
                 return volume.activate().map_err(|error| match error {
@@ -107,7 +108,10 @@ impl Volume<'_> {
     fn activate(&self) -> Result<OpenReport, Activation> {
         let (entry, facts) = (self.entry, &self.unlocked.facts);
         let name = mapping_name(&entry.name)?;
-        let uuid = Uuid::luks2(&facts.uuid, &name)?;
+        let uuid = match facts.version {
+            Version::Luks1 => Uuid::luks1(&facts.uuid, &name)?,
+            Version::Luks2 => Uuid::luks2(&facts.uuid, &name)?,
+        };
         let mut info = self.info(&uuid)?;
         let registry = RegistryLock::take(self.run)?;
         check_free(self.run, entry, &self.order.image, &info.identity)?;

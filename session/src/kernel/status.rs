@@ -60,6 +60,7 @@ fn of_found(found: &Found) -> Result<Status, SessionError> {
     };
     let mut status = Status::bare(name, state);
     status.uuid = info.uuid.as_ref().and_then(header_uuid);
+    status.luks_version = info.uuid.as_ref().and_then(luks_version);
     status.device = Some(found.mapping.device_path());
     status.backend = Some(DM_CRYPT.to_owned());
     status.engine = Some("kernel".to_owned());
@@ -85,6 +86,15 @@ fn of_found(found: &Found) -> Result<Status, SessionError> {
         status.state = State::Failed;
     }
     Ok(status)
+}
+
+/// 1 or 2, as the mapping's own UUID says.
+fn luks_version(uuid: &Uuid) -> Option<u16> {
+    match uuid.owner() {
+        dmsetup::Owner::Luks1 { .. } => Some(1),
+        dmsetup::Owner::Luks2 { .. } => Some(2),
+        _ => None,
+    }
 }
 
 fn header_uuid(uuid: &Uuid) -> Option<String> {

@@ -7,12 +7,12 @@ use std::path::{Path, PathBuf};
 
 use block::{Direct, FileDisk, OpenMode};
 use dmsetup::{CryptTable, CryptTarget};
-use luks::Container;
+use luks::AnyContainer;
 use secret::{KeyProvider, KeyRequest, Purpose, Secret};
 
 use super::errors::session_error;
 use super::{Subject, below, target};
-use crate::container::{FileContainer, UnlockedKey, unlock_key};
+use crate::container::{FileContainer, Proof, UnlockedKey, unlock_key};
 use crate::registry::identity;
 use crate::{FailureKind, SessionError, UnlockAgain};
 
@@ -33,14 +33,20 @@ impl<'a> Mapped<'a> {
         let header = again.header.clone().or_else(recorded).unwrap_or_else(|| data.clone());
         let header_disk = open(&header)?;
         let data_disk = if header == data { header_disk.clone() } else { open(&data)? };
-        let container = Container::open(header_disk, data_disk, again.limits.clone())
-            .map_err(|source| SessionError::Luks { path: header, source })?;
+        let container = AnyContainer::open(header_disk, data_disk, again.limits.clone())
+            .map_err(|source| SessionError::Luks { path: header.clone(), source })?
+            .with_policy(again.policy.clone().unwrap_or_default());
+        container.check_policy().map_err(|source| SessionError::Luks { path: header, source })?;
         Ok(Mapped { subject, live, container, again })
     }
 
     /// The key that `passphrase` opens, and the live target with its key reference anew.
     pub(super) fn unlock(&self, passphrase: &Secret) -> Result<(UnlockedKey, CryptTarget), SessionError> {
-        let unlocked = unlock_key(&self.container, self.again.keyslot, passphrase).map_err(|failure| {
+        self.unlock_with(Proof::Passphrase { keyslot: self.again.keyslot }, passphrase)
+    }
+
+    fn unlock_with(&self, proof: Proof, secret: &Secret) -> Result<(UnlockedKey, CryptTarget), SessionError> {
+        let unlocked = unlock_key(&self.container, proof, secret).map_err(|failure| {
             if failure.kind == FailureKind::NoKey {
                 SessionError::NoKey { tries: 1 }
             } else {
@@ -59,7 +65,8 @@ impl<'a> Mapped<'a> {
             let passphrase = keys
                 .key_for(&question)?
                 .ok_or_else(|| SessionError::NoKeySource { name: self.subject.name().to_owned() })?;
-            match self.unlock(&passphrase) {
+            let proof = Proof::Passphrase { keyslot: self.again.keyslot }.for_answer(keys);
+            match self.unlock_with(proof, &passphrase) {
                 Err(SessionError::NoKey { .. }) => log::info!("try {attempt} of {tries}: wrong passphrase"),
                 other => return other,
             }

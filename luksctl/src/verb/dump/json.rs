@@ -2,20 +2,18 @@
 
 use std::path::Path;
 
-use luks::{Header, SegmentSize};
+use luks::{Header, Metadata, SegmentSize, Version};
 use serde_json::{Value, json};
 
 use crate::verb::keyslot::list;
+use crate::verb::token;
 
 /// The whole report.
 pub(super) fn of(image: &Path, header: &Header) -> Value {
     let metadata = header.metadata();
-    let keyslots: Vec<Value> = metadata.keyslots.iter().map(|(id, slot)| list::in_json(metadata, id, slot)).collect();
-    let tokens: Vec<Value> = metadata
-        .tokens
-        .iter()
-        .map(|(id, token)| json!({ "id": id.0, "type": token.type_name, "keyslots": numbers(&token.keyslots) }))
-        .collect();
+    let keyslots: Vec<Value> =
+        metadata.keyslots.iter().map(|(id, slot)| list::in_json(Version::Luks2, metadata, id, slot)).collect();
+    let tokens: Vec<Value> = metadata.tokens.iter().map(|(id, token)| token::in_json(id, token)).collect();
     json!({
         "image": crate::output::path(image),
         "version": 2,
@@ -28,10 +26,10 @@ pub(super) fn of(image: &Path, header: &Header) -> Value {
         "flags": metadata.config.flags,
         "requirements": metadata.config.mandatory,
         "health": health(header),
-        "segments": segments(header),
+        "segments": segments(metadata),
         "keyslots": keyslots,
         "tokens": tokens,
-        "digests": digests(header),
+        "digests": digests(metadata),
     })
 }
 
@@ -47,7 +45,8 @@ fn health(header: &Header) -> Value {
     })
 }
 
-fn segments(header: &Header) -> Vec<Value> {
+/// The segments; shared with LUKS1.
+pub(super) fn segments(metadata: &Metadata) -> Vec<Value> {
     let one = |(id, segment): (luks::SegmentId, &luks::Segment)| {
         let size_bytes = match segment.size {
             SegmentSize::Dynamic => None,
@@ -66,10 +65,11 @@ fn segments(header: &Header) -> Vec<Value> {
             "flags": segment.flags,
         })
     };
-    header.metadata().segments.iter().map(one).collect()
+    metadata.segments.iter().map(one).collect()
 }
 
-fn digests(header: &Header) -> Vec<Value> {
+/// The digests; shared with LUKS1.
+pub(super) fn digests(metadata: &Metadata) -> Vec<Value> {
     let one = |(id, digest): (luks::DigestId, &luks::Digest)| {
         let segments: Vec<u32> = digest.segments.iter().map(|segment| segment.0).collect();
         json!({
@@ -81,7 +81,7 @@ fn digests(header: &Header) -> Vec<Value> {
             "segments": segments,
         })
     };
-    header.metadata().digests.iter().map(one).collect()
+    metadata.digests.iter().map(one).collect()
 }
 
 fn numbers(ids: &[luks::KeyslotId]) -> Vec<u32> {

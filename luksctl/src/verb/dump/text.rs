@@ -2,10 +2,10 @@
 //! Source: format notes §11.5 and dumps of cryptsetup 2.6.1. Names from the header are shown with control characters
 //! escaped: a header is hostile input and a terminal obeys what it is sent.
 
-use luks::{Header, Kdf, Keyslot, KeyslotId, KeyslotKind, Metadata, Segment, SegmentSize};
+use luks::{Header, Kdf, Keyslot, KeyslotId, KeyslotKind, Metadata, Segment, SegmentSize, SlotName};
 
 use crate::terminal;
-use crate::verb::keyslot::list;
+use crate::verb::keyslot::{list, name};
 
 /// AF stripes are fixed, whatever the header says.
 const STRIPES: u32 = 4000;
@@ -44,6 +44,7 @@ pub(super) fn of(header: &Header) -> String {
     lines.push("Tokens:".to_owned());
     for (id, token) in metadata.tokens.iter() {
         lines.push(format!("  {id}: {}", clean(&token.type_name)));
+        push(&mut lines, "Key description: ", token.key_description());
         lines.extend(token.keyslots.iter().map(|keyslot| format!("\tKeyslot:    {keyslot}")));
     }
     lines.push("Digests:".to_owned());
@@ -100,6 +101,7 @@ fn keyslot_lines(metadata: &Metadata, id: KeyslotId, slot: &Keyslot, lines: &mut
     push(lines, "Area length:", Some(&format!("{} [bytes]", slot.area.size.0)));
     let digest = metadata.digests.iter().find(|(_, digest)| digest.keyslots.contains(&id));
     push(lines, "Digest ID:  ", digest.map(|(digest, _)| digest.to_string()).as_deref());
+    push(lines, "Name:       ", SlotName::of(metadata, id).map(|name| name::in_words(&name)).as_deref());
 }
 
 fn kdf_lines(kdf: &Kdf, lines: &mut Vec<String>) {

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use block::signature::Signature;
 use block::{BlockError, BlockErrorKind, BlockIo as _, Bytes, Direct, FileDisk, Geometry, OpenMode, UseLock};
 use luks::Error;
-use luks::format::FormatPlan;
 
+use super::layout::Plan;
 use crate::args::Common;
 use crate::args::target::TargetArgs;
 use crate::failure::Failure;
@@ -72,10 +72,7 @@ impl Targets {
     }
 
     /// Asks `plan` with the geometries that header and data will have.
-    pub(super) fn plan(
-        &self,
-        plan: impl FnOnce(&Geometry, &Geometry) -> Result<FormatPlan, Error>,
-    ) -> Result<FormatPlan, Failure> {
+    pub(super) fn plan(&self, plan: impl FnOnce(&Geometry, &Geometry) -> Result<Plan, Error>) -> Result<Plan, Failure> {
         let mut data = self.data.geometry();
         data.size = self.wanted.size.map_or(data.size, |size| size.max(data.size));
         let header = self.header.as_ref().map_or(data, Target::geometry);
@@ -92,7 +89,7 @@ impl Targets {
     }
 
     /// Makes or grows the files and opens them for writing, in use by nobody else.
-    pub(super) fn make(self, plan: &FormatPlan, interrupt: &Interrupt) -> Result<Made, Failure> {
+    pub(super) fn make(self, plan: &Plan, interrupt: &Interrupt) -> Result<Made, Failure> {
         let mut undo = Undo { created: Vec::new(), grown: Vec::new(), interrupt: interrupt.clone(), armed: true };
         let data = Arc::new(self.data.make(self.wanted.size, self.wanted, &mut undo)?);
         let header = match self.header {

@@ -1,10 +1,10 @@
 //! `keyslot change IMAGE [NEWKEYFILE]`: replaces a passphrase. The new keyslot is written and proven before the old one
-//! goes; the number stays.
+//! goes; the number stays. Where there is no room for both this is refused, unless `--in-place` takes the risk.
 
 use std::path::PathBuf;
 
 use clap::Args;
-use luks::KeyslotId;
+use luks::{AnyContainer, Error, KeyslotId};
 use secret::Purpose;
 use session::SystemEnv;
 
@@ -30,6 +30,9 @@ pub(crate) struct ChangeArgs {
     /// Change this keyslot, not the one that the passphrase opens first
     #[arg(short = 'S', long, value_name = "N")]
     key_slot: Option<u32>,
+    /// Where there is no room for a second keyslot, overwrite the old one: a crash just then loses it
+    #[arg(long)]
+    in_place: bool,
     #[command(flatten)]
     key: KeyArgs,
     #[command(flatten)]
@@ -53,13 +56,26 @@ pub(crate) fn run(args: &ChangeArgs, common: &Common) -> Result<Code, Failure> {
     let (key, old) = unlock::unlock(&image, &container, &ask, &mut source)?;
     let new = new_source.new_passphrase(&image.path().display().to_string(), &args.new_key)?;
     let system = SystemEnv;
-    let settings =
-        kdf::new_keyslot(&args.kdf, None, &system.env()).map_err(|error| Failure::of_luks(image.path(), error))?;
+    let settings = kdf::new_keyslot_for(&container, &args.kdf, None, &system.env())
+        .map_err(|error| Failure::of_luks(image.path(), error))?;
     let id = args.key_slot.map(KeyslotId).or(key.keyslot());
     drop(key);
-    let changed = container
-        .keyslot_change(&system.env(), &old, id, &new, &settings)
-        .map_err(|error| Failure::of_luks(image.path(), error))?;
+    let env = system.env();
+    let outcome = container.keyslot_change(&env, &old, id, &new, &settings);
+    let changed = match (outcome, &mut container) {
+        (
+            Err(Error::NoFreeArea { .. } | Error::NoFreeKeyslot { .. } | Error::JsonFull { .. }),
+            AnyContainer::Luks2(container),
+        ) if args.in_place => {
+            output::words(
+                "luksctl: warning: no room for a second keyslot: the old one is overwritten. A crash or power cut in the \
+                 next seconds loses it",
+            );
+            container.keyslot_change_in_place(&env, &old, id, &new, &settings)
+        }
+        (outcome, _) => outcome,
+    };
+    let changed = changed.map_err(|error| Failure::of_luks(image.path(), error))?;
     output::words(&format!("Keyslot {changed} has the new passphrase."));
     Ok(Code::Success)
 }

@@ -14,10 +14,11 @@ use crate::args::target::{LimitArgs, TargetArgs};
 use crate::confirm;
 use crate::exit::Code;
 use crate::failure::Failure;
-use crate::image::{self, Access, FileContainer, Image};
+use crate::image::{self, Access, AnyFileContainer, Image};
 use crate::keys::KeySource;
 use crate::output;
 use crate::unlock::{self, Ask};
+use crate::verb::keyslot::list;
 
 /// Arguments of `keyslot kill`.
 #[derive(Debug, Args)]
@@ -42,7 +43,7 @@ pub(crate) fn run(args: &KillArgs, common: &Common) -> Result<Code, Failure> {
     let image = Image::open(&args.target, Access::ChangeHeader)?;
     let mut container = image.container(&image::limits(&args.limits))?;
     let id = KeyslotId(args.number);
-    if !container.header().metadata().keyslots.contains(id) {
+    if !container.metadata().keyslots.contains(id) {
         return Err(Failure::wrong(format!("{}: keyslot {id} is not in use", image.path().display()))
             .with_hint(format!("luksctl keyslot list {}", image.path().display())));
     }
@@ -74,39 +75,46 @@ fn stdin_is_empty() -> bool {
     null || hung_up
 }
 
-/// Demands a passphrase of a keyslot other than `victim`; of `victim` itself where it is the only one.
-fn prove_another(
+/// Demands a passphrase of a keyslot other than `victim` that opens what it opens; of `victim` itself where it is the only one.
+pub(super) fn prove_another(
     image: &Image,
-    container: &FileContainer,
+    container: &AnyFileContainer,
     victim: KeyslotId,
     source: &mut KeySource,
 ) -> Result<(), Failure> {
     let ask = Ask { keyslot: None, unlock: luks::Purpose::AnyDigest, purpose: Purpose::ExistingPassphrase };
     let (key, passphrase) = unlock::unlock(image, container, &ask, source)?;
-    if key.keyslot() != Some(victim) {
+    let metadata = container.metadata();
+    let metadata = metadata.as_ref();
+    // An unbound keyslot opens nothing, so it is no proof that the volume still can be opened.
+    let counts = |id: KeyslotId| id != victim && (list::is_bound(metadata, id) || !list::is_bound(metadata, victim));
+    if key.keyslot().is_some_and(counts) {
         return Ok(());
     }
+    let opened = key.keyslot();
     drop(key);
     // The same passphrase may open another keyslot, too.
-    let slots = container.header().metadata().keyslots.iter();
-    let others: Vec<KeyslotId> =
-        slots.filter(|(id, slot)| *id != victim && slot.luks2().is_some()).map(|(id, _)| id).collect();
+    let slots = metadata.keyslots.iter().filter(|(id, slot)| counts(*id) && slot.luks2().is_some());
+    let others: Vec<KeyslotId> = slots.map(|(id, _)| id).collect();
     let opens = |id: &KeyslotId| {
         let request = UnlockRequest { keyslot: Some(*id), purpose: luks::Purpose::AnyDigest };
         container.unlock(&SystemEnv.env(), &request, &passphrase).is_ok()
     };
-    if others.is_empty() || others.iter().any(opens) {
+    if (others.is_empty() && opened == Some(victim)) || others.iter().any(opens) {
         return Ok(());
     }
-    let words = format!("this passphrase opens keyslot {victim} itself; one that stays is needed");
-    Err(Failure::new(Code::Permission, format!("{}: {words}", image.path().display()))
-        .with_hint(format!("luksctl keyslot remove {}", image.path().display())))
+    let words = match opened {
+        Some(id) if id != victim => format!("this passphrase opens keyslot {id}, which opens no volume"),
+        _ => format!("this passphrase opens keyslot {victim} itself"),
+    };
+    Err(Failure::new(Code::Permission, format!("{}: {words}; one that stays is needed", image.path().display()))
+        .with_hint(format!("luksctl keyslot list {}", image.path().display())))
 }
 
 /// Destroys keyslot `id`; the last one only with `force` or a typed YES.
 pub(super) fn destroy(
     image: &Image,
-    container: &mut FileContainer,
+    container: &mut AnyFileContainer,
     id: KeyslotId,
     force: bool,
     common: &Common,

@@ -2,7 +2,7 @@
 
 use clap::Args;
 use comfy_table::{Table, presets};
-use luks::{Kdf, Keyslot, KeyslotId, Metadata, Priority};
+use luks::{Kdf, Keyslot, KeyslotId, Metadata, Priority, SlotName, Version};
 use serde_json::{Value, json};
 
 use crate::args::Common;
@@ -11,6 +11,7 @@ use crate::exit::Code;
 use crate::failure::Failure;
 use crate::image::{self, Access, Image};
 use crate::output;
+use crate::verb::keyslot::name;
 
 /// Arguments of `keyslot list`.
 #[derive(Debug, Args)]
@@ -25,23 +26,34 @@ pub(crate) struct ListArgs {
 pub(crate) fn run(args: &ListArgs, _common: &Common) -> Result<Code, Failure> {
     let image = Image::open(&args.target, Access::Read)?;
     let header = image.load(&image::limits(&LimitArgs::default()))?;
-    image::advise(image.path(), &header);
-    let metadata = header.metadata();
+    image::advise(image.path(), header.advice());
+    let (version, metadata) = (header.version(), header.metadata());
+    let metadata = metadata.as_ref();
     if args.report.json {
-        let slots: Vec<Value> = metadata.keyslots.iter().map(|(id, slot)| in_json(metadata, id, slot)).collect();
+        let slots: Vec<Value> =
+            metadata.keyslots.iter().map(|(id, slot)| in_json(version, metadata, id, slot)).collect();
         output::json(&json!({ "image": output::path(image.path()), "keyslots": slots }))?;
         return Ok(Code::Success);
     }
     let mut table = Table::new();
-    table.load_style(presets::NOTHING).set_header(["slot", "type", "opens", "priority", "key", "unlocking costs"]);
+    table.load_style(presets::NOTHING).set_header([
+        "slot",
+        "type",
+        "opens",
+        "priority",
+        "key",
+        "unlocking costs",
+        "name",
+    ]);
     for (id, slot) in metadata.keyslots.iter() {
         table.add_row([
             id.to_string(),
-            slot.type_name.clone(),
+            type_name(version, slot).to_owned(),
             opens(metadata, id),
             priority(slot).to_owned(),
             format!("{} bits", u64::from(slot.key_size_bytes) * 8),
             cost(slot),
+            SlotName::of(metadata, id).map(|name| name::in_words(&name)).unwrap_or_default(),
         ]);
     }
     for line in table.lines() {
@@ -51,7 +63,7 @@ pub(crate) fn run(args: &ListArgs, _common: &Common) -> Result<Code, Failure> {
 }
 
 /// One keyslot for machines; shared with `dump --json`.
-pub(crate) fn in_json(metadata: &Metadata, id: KeyslotId, slot: &Keyslot) -> Value {
+pub(crate) fn in_json(version: Version, metadata: &Metadata, id: KeyslotId, slot: &Keyslot) -> Value {
     let digests: Vec<u32> = metadata
         .digests
         .iter()
@@ -67,12 +79,13 @@ pub(crate) fn in_json(metadata: &Metadata, id: KeyslotId, slot: &Keyslot) -> Val
     });
     json!({
         "id": id.0,
-        "type": slot.type_name,
+        "type": type_name(version, slot),
         "priority": priority(slot),
         "key_size_bits": u64::from(slot.key_size_bytes) * 8,
         "bound": is_bound(metadata, id),
         "digests": digests,
         "kdf": kdf,
+        "name": SlotName::of(metadata, id).as_ref().map(name::in_json),
         "area": {
             "type": slot.area.type_name,
             "offset_bytes": slot.area.offset.0,
@@ -80,6 +93,14 @@ pub(crate) fn in_json(metadata: &Metadata, id: KeyslotId, slot: &Keyslot) -> Val
             "cipher": slot.area.encryption,
         },
     })
+}
+
+/// The keyslot's type; one of LUKS1 has none in its header.
+fn type_name(version: Version, slot: &Keyslot) -> &str {
+    match version {
+        Version::Luks1 => "luks1",
+        Version::Luks2 => &slot.type_name,
+    }
 }
 
 /// The priority in cryptsetup's words.

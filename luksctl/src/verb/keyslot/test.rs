@@ -7,6 +7,7 @@ use serde_json::json;
 use crate::args::Common;
 use crate::args::key::KeyArgs;
 use crate::args::target::{LimitArgs, ReportArgs, TargetArgs};
+use crate::args::token::TokenArgs;
 use crate::exit::Code;
 use crate::failure::Failure;
 use crate::image::{self, Access, Image};
@@ -25,6 +26,8 @@ pub(crate) struct TestArgs {
     #[command(flatten)]
     key: KeyArgs,
     #[command(flatten)]
+    token: TokenArgs,
+    #[command(flatten)]
     limits: LimitArgs,
     #[command(flatten)]
     report: ReportArgs,
@@ -32,7 +35,7 @@ pub(crate) struct TestArgs {
 
 /// Tests a passphrase.
 pub(crate) fn run(args: &TestArgs, common: &Common) -> Result<Code, Failure> {
-    let mut source = KeySource::unlocking(&args.key, None)?;
+    let mut source = KeySource::unlocking(&args.key, None)?.after_tokens(&args.token, &args.key);
     let limits = image::limits(&args.limits);
     passphrase(&args.target, args.key_slot, luks::Purpose::AnyDigest, &limits, &mut source, args.report, common)
 }

@@ -1,0 +1,255 @@
+//! What must be true of every platter that a cut or an error leaves.
+//!
+//! 1. The header loads, and it is one that the operation wrote: the old one, the new one, or a step between; label, UUID,
+//!    tokens and segments are all old or all new. Where a copy is broken or stale, `repair` mends it and changes nothing else.
+//! 2. Every keyslot that is there before and after opens, with the old passphrase or the new one. Every passphrase of both
+//!    states opens, and those of at least one whole state. What opens gives the key that it gave before.
+//! 3. Only a keyslot that is going away may be listed and not open (the third state: its area is wiped already), and `check`
+//!    names it then, since nobody else can tell noise from a key. One that is coming opens from the moment it is listed.
+//! 4. A keyslot that is not listed any more has left nothing in its area.
+//! 5. All of this holds for the older copy too, where both are valid: it is what remains if the newer one breaks.
+//! 6. Once the operation has said success: the new state, both copies, nothing less.
+//!
+//! An operation that gives up the old header by design (`format`) may also leave none at all.
+#![allow(clippy::unwrap_used, clippy::cast_possible_truncation)]
+
+use block::fault::Recording;
+use block::{BlockIo, Bytes, MemDisk};
+use luks::repair::{ForeignSignature, repair};
+use luks::{Error, Limits};
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::operation::Operation;
+use super::sample::{COPY, FOREIGN_TOKEN};
+use super::surroundings::Surroundings;
+use super::view::{Hash, Opener, Slot, View, stale_copy_alone};
+
+/// What is expected of one operation on one disk.
+pub struct Promise {
+    operation: Operation,
+    start: MemDisk,
+    old: Option<View>,
+    new: Option<View>,
+    /// Every header that was live at some moment.
+    steps: BTreeSet<Hash>,
+    /// What a copy said that was stale before the operation began.
+    stale_before: Option<Hash>,
+    /// The keys that a passphrase may open.
+    keys: BTreeMap<&'static str, BTreeSet<Hash>>,
+}
+
+/// How far the operation had come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// It was cut short, or failed.
+    Broken,
+    /// It had said success.
+    Done,
+}
+
+impl Promise {
+    /// The promise of `operation`, recorded on a disk without faults.
+    ///
+    /// # Errors
+    /// Where the undisturbed run itself breaks it.
+    pub fn of(operation: Operation, recording: &Recording, opener: &mut Opener) -> Result<Promise, String> {
+        let (start, end) = (recording.live(0), recording.live(recording.events()));
+        let (old, new) = (View::of(&start).ok(), View::of(&end).ok());
+        let mut keys: BTreeMap<&'static str, BTreeSet<Hash>> = BTreeMap::new();
+        for (disk, view, slots) in [(&start, &old, operation.before), (&end, &new, operation.after)] {
+            for (id, passphrase) in slots {
+                let slot = view.as_ref().and_then(|view| view.slots.iter().find(|slot| slot.id == *id));
+                let opened = slot.and_then(|slot| opener.open(disk, view.as_ref()?, slot, passphrase));
+                let key = opened.ok_or_else(|| format!("{passphrase:?} does not open keyslot {id}"))?;
+                keys.entry(passphrase).or_default().insert(key);
+            }
+        }
+        let mut promise = Promise { operation, start, old, new, steps: BTreeSet::new(), stale_before: None, keys };
+        let alone = |view: &View| Some(stale_copy_alone(&promise.start, view.stale?, Bytes(COPY)));
+        promise.stale_before =
+            promise.old.as_ref().and_then(alone).and_then(|disk| Some(View::of(&disk).ok()?.identity));
+        promise.keeps_what_nobody_knows()?;
+        promise.add_steps(recording)?;
+        Ok(promise)
+    }
+
+    /// Admits the headers that another run of the operation had live, as one that failed and went back.
+    ///
+    /// # Errors
+    /// A header whose label, tokens and so on are neither old nor new.
+    pub fn add_steps(&mut self, recording: &Recording) -> Result<(), String> {
+        for after in 0..=recording.events() {
+            let Ok(view) = View::of(&recording.live(after)) else { continue };
+            let known = [&self.old, &self.new].into_iter().flatten().any(|known| known.rest == view.rest);
+            if !known {
+                return Err(format!("a mix of old and new was written: {}", view.rest));
+            }
+            self.steps.insert(view.identity);
+        }
+        Ok(())
+    }
+
+    /// Whether a platter is what the operation started from, every keyslot still open: no third state.
+    #[must_use]
+    pub fn is_old(&self, platter: &MemDisk, opener: &mut Opener) -> bool {
+        let (Ok(view), Some(old)) = (View::of(platter), &self.old) else {
+            return self.old.is_none() && View::of(platter).is_err();
+        };
+        let mut opens = |(id, passphrase): &(u32, &str)| {
+            let slot = view.slots.iter().find(|slot| slot.id == *id);
+            slot.is_some_and(|slot| opener.open(platter, &view, slot, passphrase).is_some())
+        };
+        view.identity == old.identity && self.operation.before.iter().all(&mut opens)
+    }
+
+    fn keeps_what_nobody_knows(&self) -> Result<(), String> {
+        let (Some(old), Some(new)) = (&self.old, &self.new) else { return Ok(()) };
+        for text in [format!(r#""type":"{FOREIGN_TOKEN}","blob":{{"b":[1],"a":"x"}}"#), r#""note":"keep me""#.into()] {
+            if old.rest.contains(&text) && !self.operation.may_be_nothing && !new.rest.contains(&text) {
+                return Err(format!("{text} was not kept: {}", new.rest));
+            }
+        }
+        Ok(())
+    }
+
+    /// Holds a platter against the promise.
+    ///
+    /// # Errors
+    /// What is broken.
+    pub fn hold(&self, platter: &MemDisk, progress: Progress, opener: &mut Opener) -> Result<(), String> {
+        let view = match View::of(platter) {
+            Ok(view) => view,
+            Err(Error::NotLuks) if progress == Progress::Broken && self.operation.may_be_nothing => return Ok(()),
+            Err(error) => return Err(format!("the header does not load: {error}")),
+        };
+        self.hold_view(platter, &view, opener)?;
+        self.forgotten_areas_are_wiped(platter, &view)?;
+        if progress == Progress::Done {
+            return self.is_new(&view);
+        }
+        if let Some(stale) = view.stale {
+            let alone = stale_copy_alone(platter, stale, Bytes(COPY));
+            let older = View::of(&alone).map_err(|error| format!("the {stale} copy alone: {error}"))?;
+            if Some(older.identity) != self.stale_before {
+                self.hold_view(&alone, &older, opener).map_err(|why| format!("the {stale} copy alone: {why}"))?;
+            }
+        }
+        if view.healthy { Ok(()) } else { self.is_repaired(platter, &view, opener) }
+    }
+
+    fn hold_view(&self, platter: &MemDisk, view: &View, opener: &mut Opener) -> Result<(), String> {
+        if !self.steps.contains(&view.identity) {
+            return Err(format!("a header that was never written, number {}: {}", view.seqid, view.rest));
+        }
+        let (before, after) = (self.operation.before, self.operation.after);
+        let passphrases = |slots: &[(u32, &'static str)]| -> BTreeSet<&'static str> {
+            slots.iter().map(|(_, passphrase)| *passphrase).collect()
+        };
+        let (old, new) = (passphrases(before), passphrases(after));
+        let mut open = BTreeSet::new();
+        for slot in &view.slots {
+            let opened = self.opened(platter, view, slot, opener)?;
+            if opened.is_empty() && !self.may_be_wiped(slot) {
+                return Err(format!("keyslot {} is listed and does not open", slot.id));
+            }
+            if opened.is_empty() && !is_named_by_check(platter, slot) {
+                return Err(format!("keyslot {} is listed, does not open, and `check` does not say so", slot.id));
+            }
+            open.extend(opened);
+        }
+        if let Some((id, _)) = before.iter().find(|(id, _)| after.iter().any(|(too, _)| too == id) && !view.names(*id))
+        {
+            return Err(format!("keyslot {id} is gone"));
+        }
+        if let Some(lost) = old.intersection(&new).find(|passphrase| !open.contains(*passphrase)) {
+            return Err(format!("the passphrase {lost:?} of both states opens nothing"));
+        }
+        let whole = |state: &BTreeSet<&'static str>, other: &BTreeSet<&'static str>| {
+            state.difference(other).all(|passphrase| open.contains(passphrase))
+        };
+        if whole(&old, &new) || whole(&new, &old) {
+            Ok(())
+        } else {
+            Err(format!("neither the old passphrases nor the new ones open: only {open:?}"))
+        }
+    }
+
+    /// Whether this keyslot is going away: its id is not to stay, and its area is one that the old header had.
+    fn may_be_wiped(&self, slot: &Slot) -> bool {
+        let stays = self.operation.after.iter().any(|(id, _)| *id == slot.id);
+        let old = self.old.iter().flat_map(|old| &old.slots).any(|old| old.offset == slot.offset);
+        let goes = self.operation.before.iter().any(|before| !self.operation.after.contains(before));
+        old && goes && !stays
+    }
+
+    /// The passphrases that open a keyslot: of those that its id has before and after, or of all for a passing id.
+    fn opened(
+        &self,
+        platter: &MemDisk,
+        view: &View,
+        slot: &Slot,
+        opener: &mut Opener,
+    ) -> Result<Vec<&'static str>, String> {
+        let all: BTreeSet<(u32, &'static str)> =
+            self.operation.before.iter().chain(self.operation.after).copied().collect();
+        let own: BTreeSet<&'static str> =
+            all.iter().filter(|(id, _)| *id == slot.id).map(|(_, passphrase)| *passphrase).collect();
+        let candidates = if own.is_empty() { all.iter().map(|(_, passphrase)| *passphrase).collect() } else { own };
+        let mut opened = Vec::new();
+        for passphrase in candidates {
+            let Some(key) = opener.open(platter, view, slot, passphrase) else { continue };
+            if !self.keys[passphrase].contains(&key) {
+                return Err(format!("{passphrase:?} opens keyslot {} to another key", slot.id));
+            }
+            opened.push(passphrase);
+        }
+        Ok(opened)
+    }
+
+    /// The area of a keyslot that the header does not name any more has no sector left of what it was.
+    fn forgotten_areas_are_wiped(&self, platter: &MemDisk, view: &View) -> Result<(), String> {
+        for slot in self.old.iter().flat_map(|old| &old.slots) {
+            if view.slots.iter().any(|named| named.offset == slot.offset) {
+                continue;
+            }
+            let (mut before, mut now) = (vec![0; slot.size.0 as usize], vec![0; slot.size.0 as usize]);
+            self.start.read_at(slot.offset, &mut before).unwrap();
+            platter.read_at(slot.offset, &mut now).unwrap();
+            if before.chunks(512).zip(now.chunks(512)).any(|(before, now)| before == now) {
+                return Err(format!("keyslot {} is forgotten and not wiped", slot.id));
+            }
+        }
+        Ok(())
+    }
+
+    fn is_new(&self, view: &View) -> Result<(), String> {
+        let slots: Vec<u32> = view.slots.iter().map(|slot| slot.id).collect();
+        let expected: Vec<u32> = self.operation.after.iter().map(|(id, _)| *id).collect();
+        if Some(view.identity) != self.new.as_ref().map(|new| new.identity) || slots != expected {
+            Err("success was said, and the old state is there".to_owned())
+        } else if !view.healthy {
+            Err("success was said, and a copy is not whole".to_owned())
+        } else {
+            Ok(())
+        }
+    }
+
+    fn is_repaired(&self, platter: &MemDisk, broken: &View, opener: &mut Opener) -> Result<(), String> {
+        let disk = platter.snapshot();
+        let surroundings = Surroundings::new(0);
+        repair(&disk, surroundings.env().rng, &Limits::default(), ForeignSignature::Refuse)
+            .map_err(|error| format!("repair fails: {error}"))?;
+        let view = View::of(&disk).map_err(|error| format!("after repair: {error}"))?;
+        if !view.healthy || view.identity != broken.identity {
+            return Err("repair did not mend the header, or changed it".to_owned());
+        }
+        self.hold_view(&disk, &view, opener).map_err(|why| format!("after repair: {why}"))
+    }
+}
+
+/// Whether a look at the keyslot areas says that the removal of this one was cut short.
+fn is_named_by_check(platter: &MemDisk, slot: &Slot) -> bool {
+    let header = luks::load_unlocked(platter, &Limits::default()).unwrap();
+    let found = luks::check::areas_unlocked(platter, header.metadata(), &Limits::default());
+    luks::check::half_removed(&found).contains(&luks::KeyslotId(slot.id))
+}
