@@ -128,6 +128,12 @@ impl Prepared {
         Ok(Prepared { container, order: order.clone(), use_locks })
     }
 
+    /// The image, as it was opened and locked.
+    #[cfg(feature = "loop")]
+    pub(crate) fn image(&self) -> &FileDisk {
+        self.container.data()
+    }
+
     /// The volume key that `passphrase` opens.
     #[cfg(feature = "loop")]
     pub(crate) fn unlock_key(&self, passphrase: &Secret) -> Result<UnlockedKey, Failure> {
