@@ -40,7 +40,7 @@ pub(crate) struct Backend {
     loop_device: Option<LoopOnExport>,
 }
 
-/// A loop device, and what the kernel said right after it was attached that it is on.
+/// A loop device, and what the kernel said right after it was attached that it is on; `None` where there is no sysfs.
 struct LoopOnExport {
     path: PathBuf,
     backing: Option<Vec<u8>>,
@@ -54,7 +54,7 @@ impl LoopOnExport {
 
     /// Whether it still is on our file. The text is compared, see [`busy::loops_on`].
     fn is_ours(&self) -> bool {
-        self.backing.is_some() && busy::backing_file(&self.path) == self.backing
+        self.backing.is_none() || busy::backing_file(&self.path) == self.backing
     }
 }
 
