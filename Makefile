@@ -28,7 +28,7 @@ build: ## luksctl and luksbench, release
 demo: ## format, open, fill, close, reopen and compare a real volume; cryptsetup checks it
 	tests/demo
 
-test: ## every check and every test
+test: ## every check and every test; LUKS_VM_LANE=0 leaves the virtual machine out
 	tests/setup test
 	env --default-signal tests/run
 
@@ -37,11 +37,11 @@ test-crash: ## the whole crash campaign: every cut and error of every header ope
 	cargo build -p luksctl
 	LUKS_CRASH_WHOLE=1 env --default-signal cargo test -p promises --test header_crash --test two_tools -- --nocapture --test-threads 1
 
-test-vm: ## luksctl on a stock kernel, in a virtual machine; LUKS_VM_LANE=1 make test takes it along
+test-vm: ## luksctl on a stock kernel, in a virtual machine; part of test
 	tests/setup vm
 	env --default-signal tests/vm/run quick
 
-test-vm-full: ## the same with the whole matrix; takes long
+test-vm-full: ## the same with the whole matrix; takes hours
 	tests/setup vm
 	env --default-signal tests/vm/run full
 

@@ -44,3 +44,4 @@ pub use loop_device::{
 pub use mapper::{CreateOptions, Mapper, TargetVersion, has_device_mapper};
 pub use mapping::{Mapping, MappingInfo, Removal, SuspendOptions, TargetRange};
 pub use name::{DevNo, Name, Owner, Uuid};
+pub use udev::remove_orphaned_cookies;

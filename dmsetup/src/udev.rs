@@ -8,6 +8,7 @@
 //!   into a container from outside, would then be waited for without end; so we ask whether a process of ours listens,
 //!   whether the rule is installed, and wait at most [`PATIENCE`].
 //! * Whoever cannot or need not wait goes on; the node is checked afterwards in any case.
+//! * The semaphore of a process that was killed stays; the next that begins, or [`remove_orphaned_cookies`], removes it.
 //!
 //! Source: dmsetup(8) (udevcomplete, udevcookies), `/lib/udev/rules.d/55-dm.rules` and `95-dm-notify.rules`.
 
@@ -17,7 +18,7 @@ use std::time::Duration;
 
 use nix::sys::socket;
 
-use crate::semaphore::Semaphore;
+use crate::semaphore::{Semaphore, remove_orphans};
 
 const CONTROL: &str = "/run/udev/control";
 const RULE: &str = "95-dm-notify.rules";
@@ -26,7 +27,7 @@ const RULE_FOLDERS: [&str; 4] =
 /// udevd kills a rule after three minutes; by then the device is better made by us.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// `DM_COOKIE_MAGIC`: the upper half of a cookie's key.
-const MAGIC: u32 = 0x0D4D;
+const MAGIC: u16 = 0x0D4D;
 /// `DM_UDEV_PRIMARY_SOURCE_FLAG`: this event, unlike one of udev's own, changed the device.
 const PRIMARY_SOURCE: u32 = 0x0040;
 /// Keys that may be taken by others before we go on without waiting.
@@ -56,6 +57,12 @@ fn is_served(control: &Path) -> bool {
     connect().unwrap_or(false)
 }
 
+/// Removes the semaphores that processes of this crate left when they were killed while they waited for udev. Those of
+/// living processes, of other users and of other tools stay. Without any, or without a right to look, it does nothing.
+pub fn remove_orphaned_cookies() {
+    remove_orphans(MAGIC);
+}
+
 /// One transaction with udev.
 #[derive(Debug)]
 pub(crate) struct Cookie {
@@ -69,13 +76,13 @@ impl Cookie {
         if !is_running() {
             return None;
         }
+        remove_orphaned_cookies();
         let first = std::process::id().wrapping_mul(0x9e37_79b1) >> 16;
         (0..ATTEMPTS).find_map(|attempt| {
             let base = first.wrapping_add(attempt.wrapping_mul(0x3d1)) & 0xffff;
-            let key = (MAGIC << 16) | base.max(1);
-            let semaphore = Semaphore::create(key).ok()?;
+            let key = (u32::from(MAGIC) << 16) | base.max(1);
             // One for the event, one for us until the event is known to be on its way.
-            semaphore.add(2, PATIENCE).ok()?;
+            let semaphore = Semaphore::create(key, 2, PATIENCE).ok()?;
             Some(Cookie { semaphore, key })
         })
     }

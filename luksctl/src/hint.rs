@@ -107,6 +107,7 @@ fn of_kind(kind: BlockErrorKind) -> Option<String> {
             "free space on the file system that holds it (`df -h`), then run this again".to_owned()
         }
         BlockErrorKind::Io => "the medium fails: look at `dmesg`, and copy what can be read first".to_owned(),
+        BlockErrorKind::Denied => "look at its owner and mode with `ls -l`, or run this as root".to_owned(),
         BlockErrorKind::ReadOnly => "make it writable, or work on a copy".to_owned(),
         BlockErrorKind::Busy => "`luksctl list` and `losetup -a` show what uses it".to_owned(),
         BlockErrorKind::Suspended => "luksctl resume NAME".to_owned(),

@@ -1,6 +1,7 @@
 //! How an open volume becomes a device: a file below FUSE, and for root a loop device on that file.
 //!
 //! * A backend is there whole or not at all; [`Backend::stop`] refuses a device in use and leaves it working.
+//! * Anybody may detach the loop device, and its number is given out again: it is ours only while it is on our file.
 //! * This process never asks its own mount: killed while it waits for itself, it could not end. The file below FUSE is known
 //!   by its path, as text. What has to do with the loop device above it (attaching opens the file, the driver asks for its
 //!   inode, a last close writes back) is done on a thread that does not keep the connection alive, see
@@ -36,7 +37,25 @@ pub(crate) struct BackendOptions {
 /// A device in service.
 pub(crate) struct Backend {
     export: FuseExport,
-    loop_device: Option<PathBuf>,
+    loop_device: Option<LoopOnExport>,
+}
+
+/// A loop device, and what the kernel said right after it was attached that it is on; `None` where there is no sysfs.
+struct LoopOnExport {
+    path: PathBuf,
+    backing: Option<Vec<u8>>,
+}
+
+impl LoopOnExport {
+    fn new(path: PathBuf) -> LoopOnExport {
+        let backing = busy::backing_file(&path);
+        LoopOnExport { path, backing }
+    }
+
+    /// Whether it still is on our file. The text is compared, see [`busy::loops_on`].
+    fn is_ours(&self) -> bool {
+        self.backing.is_none() || busy::backing_file(&self.path) == self.backing
+    }
 }
 
 impl Backend {
@@ -71,21 +90,30 @@ impl Backend {
                 }
             })?
         };
-        Ok(Backend { export, loop_device })
+        Ok(Backend { export, loop_device: loop_device.map(LoopOnExport::new) })
     }
 
     /// The device to use.
     pub(crate) fn device(&self) -> &Path {
-        self.loop_device.as_deref().unwrap_or_else(|| self.export.file_path())
+        self.loop_device.as_ref().map_or_else(|| self.export.file_path(), |device| &device.path)
+    }
+
+    /// The loop device, unless somebody detached it.
+    fn loop_path(&self) -> Option<&Path> {
+        self.loop_device.as_ref().filter(|device| device.is_ours()).map(|device| device.path.as_path())
     }
 
     pub(crate) fn name(&self) -> &'static str {
         if self.loop_device.is_some() { "loop over fuse" } else { "fuse" }
     }
 
-    /// Whether somebody unmounted the export behind our back.
-    pub(crate) fn is_gone(&self) -> bool {
-        self.export.has_ended()
+    /// What somebody took away behind our back, in words.
+    pub(crate) fn loss(&self) -> Option<String> {
+        if self.export.has_ended() {
+            return Some("Somebody unmounted the export".to_owned());
+        }
+        let device = self.loop_device.as_ref().filter(|device| !device.is_ours())?;
+        Some(format!("Somebody detached {}", device.path.display()))
     }
 
     /// Who uses the device, in words; empty if nobody does. Who only passes by is waited for.
@@ -102,13 +130,14 @@ impl Backend {
 
     /// A file is not mounted, only a loop device on it is.
     fn is_mounted(&self) -> bool {
-        self.loop_device.as_deref().is_some_and(busy::is_mounted)
+        self.loop_path().is_some_and(busy::is_mounted)
     }
 
     fn users_now(&self) -> Vec<String> {
-        let mut users = self.loop_device.as_deref().map(busy::users).unwrap_or_default();
-        users.extend(busy::users_of_file(self.export.file_path(), self.loop_device.as_deref()));
-        if let Some(device) = &self.loop_device
+        let loop_path = self.loop_path();
+        let mut users = loop_path.map(busy::users).unwrap_or_default();
+        users.extend(busy::users_of_file(self.export.file_path(), loop_path));
+        if let Some(device) = loop_path
             && users.is_empty()
             && apart(|| Ok(is_held(device))).unwrap_or(false)
         {
@@ -119,10 +148,10 @@ impl Backend {
 
     /// Takes the device away and waits until it is gone. `Ok(Some)` tells which writes were lost on the way.
     pub(crate) fn stop(&mut self) -> Result<Option<String>, Failure> {
-        if let Some(device) = &self.loop_device {
+        if let Some(device) = self.loop_path() {
             apart(|| detach(device))?;
-            self.loop_device = None;
         }
+        self.loop_device = None;
         // The device above it is gone already, so there is no way back that leaves a working volume: whoever still
         // holds the file for a moment is waited for.
         match self.export.unmount_within(RELEASE_WAIT) {

@@ -64,6 +64,11 @@ pub(crate) fn loops_on(file: &Path) -> Vec<PathBuf> {
     found
 }
 
+/// What the loop device `device` is on, as the kernel writes it; `None` if it is on nothing.
+pub(crate) fn backing_file(device: &Path) -> Option<Vec<u8>> {
+    std::fs::read(Path::new("/sys/block").join(device.file_name()?).join("loop/backing_file")).ok()
+}
+
 fn holders(device: &Path) -> Vec<String> {
     let Some(name) = device.file_name() else {
         return Vec::new();

@@ -77,6 +77,7 @@ pub enum CloseReport {
 /// [`SessionError::NotOpen`]; [`SessionError::Busy`] while something uses it (nothing has changed then);
 /// [`SessionError::LostWrites`] if it is closed now, but not everything reached the image.
 pub fn close(run: &RunDir, name: &str, options: &CloseOptions) -> Result<CloseReport, SessionError> {
+    kernel::remove_orphans();
     let entry = match entry_or_foreign(run, name)? {
         Named::Entry(entry) => entry,
         Named::Foreign(subject) => return kernel::close(subject, options.deferred),

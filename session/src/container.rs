@@ -152,6 +152,12 @@ impl Prepared {
         Ok(Prepared { container, order: order.clone(), use_locks })
     }
 
+    /// The image, as it was opened and locked.
+    #[cfg(feature = "loop")]
+    pub(crate) fn image(&self) -> &FileDisk {
+        self.container.data()
+    }
+
     /// The volume key that `secret` opens or is.
     #[cfg(feature = "loop")]
     pub(crate) fn unlock_key(&self, proof: Proof, secret: &Secret) -> Result<UnlockedKey, Failure> {

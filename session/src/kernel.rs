@@ -136,6 +136,11 @@ pub(crate) fn check_name_free(entry: &Entry) -> Result<(), SessionError> {
     })
 }
 
+/// Takes away what killed processes left that stands in no entry: their semaphores for udev.
+pub(crate) fn remove_orphans() {
+    dmsetup::remove_orphaned_cookies();
+}
+
 /// Whether the mapping of a complete record is there and has a table.
 pub(crate) fn is_active(entry: &Entry, record: &MappingRecord) -> Result<bool, SessionError> {
     Ok(find_recorded(entry, record)?.is_some_and(|found| found.info.live_table))

@@ -53,6 +53,8 @@ pub(crate) fn check_name_free(_entry: &Entry) -> Result<(), SessionError> {
     Ok(())
 }
 
+pub(crate) fn remove_orphans() {}
+
 pub(crate) fn is_active(_entry: &Entry, _record: &MappingRecord) -> Result<bool, SessionError> {
     Err(not_built())
 }

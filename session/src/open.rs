@@ -123,6 +123,7 @@ pub fn open(
     let order = order(request)?;
     // Everything that can be refused is refused before anybody is asked for a passphrase.
     let image_identity = identity(&order.image)?;
+    kernel::remove_orphans();
     dying::see_off(&entry)?;
     settle(run, &entry)?;
     kernel::tidy(run, &entry)?;

@@ -177,6 +177,15 @@ pub(crate) fn identity(image: &Path) -> Result<String, SessionError> {
     }
 }
 
+/// The [`identity`] of an image that is open already, whatever its path leads to by now.
+#[cfg(feature = "loop")]
+pub(crate) fn identity_of(image: &block::FileDisk) -> String {
+    match (image.rdev(), image.identity()) {
+        (Some((major, minor)), _) => format!("block:{}", rustix::fs::makedev(major, minor)),
+        (None, (device, inode)) => format!("file:{device}:{inode}"),
+    }
+}
+
 /// The live volume whose image has this identity.
 pub(crate) fn holder_of(run: &RunDir, identity: &str) -> Result<Option<Entry>, SessionError> {
     for entry in run.entries()? {

@@ -212,6 +212,7 @@ impl VolumeServer {
 
     /// What `status` answers.
     pub(crate) fn status(&self) -> Status {
+        self.look_after();
         let view = self.view();
         let mut status = view.status.clone();
         status.problem = view.problem.clone();
@@ -368,9 +369,11 @@ impl VolumeServer {
             return;
         };
         let mut view = self.view();
-        if open.backend.is_gone() && view.problem.is_none() {
-            log::error!("the FUSE mount was unmounted by somebody else");
-            view.problem = Some("failed: reopen. Somebody unmounted the export, the device is gone".to_owned());
+        if view.problem.is_none()
+            && let Some(loss) = open.backend.loss()
+        {
+            log::error!("{loss}");
+            view.problem = Some(format!("failed: reopen. {loss}, the device is gone"));
         }
     }
 

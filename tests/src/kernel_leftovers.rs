@@ -11,10 +11,6 @@ use crate::{Rig, leftovers};
 /// What is just ending is waited for.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// In `theirs`: semaphores do not count. A cookie for udev lies in no folder and under no name of ours; whoever is killed
-/// between making it and removing it leaves it, as libdevmapper does, until `dmsetup udevcomplete_all`.
-pub const COOKIES: &str = "cookies of udev";
-
 /// Everything left, in words. `theirs` names what the test itself keeps: mappings and files below loop devices.
 #[must_use]
 pub fn found(rig: &Rig, theirs: &[&str]) -> Vec<String> {
@@ -32,7 +28,7 @@ pub fn found(rig: &Rig, theirs: &[&str]) -> Vec<String> {
         }
     }
     left.extend(volume_keys().into_iter().map(|key| format!("the key {key}")));
-    if semaphores() > 0 && !theirs.contains(&COOKIES) {
+    if semaphores() > 0 {
         left.push(format!("{} semaphores", semaphores()));
     }
     left

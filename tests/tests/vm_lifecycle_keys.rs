@@ -70,6 +70,8 @@ fn vm_lifecycle_tables_equal_cryptsetups_for_every_cipher_and_flag() {
                 (false, _) if index < 2 => vec![[0, all][index]],
                 (false, _) => continue,
             };
+            // The full lane is long here, and silence would pass for a hang.
+            eprintln!("{cipher}, key of {key_bytes}, sectors of {sector_bytes}: {} sets of flags", sets.len());
             let volume = CryptVolume::luks2(cipher, key_bytes, sector_bytes);
             for set in sets {
                 let chosen = || FLAGS.iter().enumerate().filter(|(bit, _)| set >> bit & 1 == 1).map(|(_, flag)| *flag);

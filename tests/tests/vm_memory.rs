@@ -50,7 +50,7 @@ fn vm_small_memory_hog() {
     };
     let mut memory = take(bytes);
     println_now("hog: has it all");
-    for round in 0_u8.. {
+    for round in (0..=u8::MAX).cycle() {
         for page in memory.chunks_mut(4096) {
             page[0] = round;
         }

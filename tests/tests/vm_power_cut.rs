@@ -103,11 +103,10 @@ impl Stack {
         let logged = LoggedDisk::new(LOGGED, &self.disk(), &self.rig.path("log"), LOG_BYTES);
         let image = self.place_image(logged.device(), false);
         let device = self.backend.open(&self.rig, &image, NAME);
+        let write_cache = format!("/sys/block/{}/queue/write_cache", whole_name(&fs::canonicalize(&device).unwrap()));
         if swallow_flushes {
             // The block layer drops every flush to a device that says it has no volatile cache.
-            let name = fs::canonicalize(&device).unwrap();
-            let name = whole_name(&name);
-            fs::write(format!("/sys/block/{name}/queue/write_cache"), "write through").unwrap();
+            fs::write(&write_cache, "write through").unwrap();
         }
         let folder = self.rig.path("inner");
         mount(&device, &folder, "noatime");
@@ -118,6 +117,10 @@ impl Stack {
             logged.mark(&format!("synced-{}", number + 1));
         }
         unmount(&folder);
+        if swallow_flushes {
+            // A loop device keeps this for whoever is attached to it next.
+            fs::write(&write_cache, "write back").unwrap();
+        }
         self.backend.close(&self.rig, NAME);
         self.take_image_away();
         logged.end()

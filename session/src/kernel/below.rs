@@ -1,6 +1,8 @@
 //! The device below a mapping: a block device as it is, or a loop device on an image file.
 //!
-//! A loop device of ours detaches with its last user, so the mapping alone keeps it, and a killed process leaves none.
+//! * A loop device of ours detaches with its last user, so the mapping alone keeps it, and a killed process leaves none.
+//! * The device is of the very file whose header was read: whoever may write to its folder could put another one, or a
+//!   link to one, in its place while a key is derived.
 
 use std::fs;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
@@ -8,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use block::FileDisk;
 use dmsetup::{DevNo, DmError, LoopDevice, LoopError, LoopInfo, LoopOptions};
 
 /// A loop device whose last user is gone detaches at once, but for udev that looks at it.
@@ -22,22 +25,23 @@ pub(super) struct Below {
 }
 
 impl Below {
-    /// The device of `image`.
-    pub(super) fn attach(image: &Path, read_only: bool, sector_bytes: u32) -> Result<Below, DmError> {
-        let failed = |source| DmError::Loop(LoopError::Io { action: "look at", path: image.to_path_buf(), source });
-        let metadata = fs::metadata(image).map_err(failed)?;
-        if metadata.file_type().is_block_device() {
-            return Ok(Below { number: DevNo::from_rdev(metadata.rdev()), _loop_device: None });
+    /// The device of `image`; `None` if its path leads to another file now.
+    pub(super) fn attach(image: &FileDisk, read_only: bool, sector_bytes: u32) -> Result<Option<Below>, DmError> {
+        if let Some((major, minor)) = image.rdev() {
+            return Ok(Some(Below { number: DevNo { major, minor }, _loop_device: None }));
         }
+        let path = image.path();
         let mut options = LoopOptions { read_only, direct_io: true, block_size: sector_bytes, autoclear: true };
-        let mut attached = dmsetup::attach(image, &options);
+        let mut attached = dmsetup::attach(path, &options);
         if let Err(LoopError::Refused { option: "direct I/O", reason, .. }) = &attached {
             log::warn!("loop device without direct I/O, so the image is cached twice: {reason}");
             options.direct_io = false;
-            attached = dmsetup::attach(image, &options);
+            attached = dmsetup::attach(path, &options);
         }
         let device = attached?;
-        Ok(Below { number: device.devno()?, _loop_device: Some(device) })
+        let info = device.info()?;
+        let is_same = (info.device, info.inode) == image.identity();
+        Ok(if is_same { Some(Below { number: device.devno()?, _loop_device: Some(device) }) } else { None })
     }
 }
 

@@ -6,6 +6,7 @@
 
 use std::time::SystemTime;
 
+use block::FileDisk;
 use dmsetup::{CreateOptions, DmError, LoopError, Mapper, Mapping, Uuid};
 use luks::Version;
 use secret::{KeyProvider, Secret};
@@ -17,7 +18,7 @@ use crate::choice::DM_CRYPT;
 use crate::container::{Prepared, Proof, UnlockedKey};
 use crate::open::{ask, check_free, clean_entry};
 use crate::protocol::UnlockOrder;
-use crate::registry::{Info, MappingRecord, RegistryLock, claim, identity};
+use crate::registry::{Info, MappingRecord, RegistryLock, claim, identity_of};
 use crate::run_dir::{Entry, RunDir, replace_link};
 use crate::{Failure, FailureKind, OpenReport, OpenRequest, SessionError};
 
@@ -50,7 +51,7 @@ pub(crate) fn open(
     for attempt in 1..=tries {
         let failure = match prepared.unlock_key(Proof::of(order).for_answer(keys), &passphrase) {
             Ok(unlocked) => {
-                let volume = Volume { run, entry, order, request, unlocked: &unlocked };
+                let volume = Volume { run, entry, order, request, image: prepared.image(), unlocked: &unlocked };
                 return volume.activate().map_err(|error| match error {
                     Activation::Mapping(error) if is_not_possible(&error) => {
                         OpenFailure::NotPossible { reason: error.to_string(), passphrase }
@@ -78,6 +79,7 @@ struct Volume<'a> {
     entry: &'a Entry,
     order: &'a UnlockOrder,
     request: &'a OpenRequest,
+    image: &'a FileDisk,
     unlocked: &'a UnlockedKey,
 }
 
@@ -155,7 +157,7 @@ impl Volume<'_> {
         Ok(Info {
             image: self.order.image.clone(),
             header: self.order.header.clone(),
-            identity: identity(&self.order.image)?,
+            identity: identity_of(self.image),
             uuid: self.unlocked.facts.uuid.clone(),
             pid: None,
             device: mapping_path(self.entry),
@@ -171,7 +173,10 @@ impl Volume<'_> {
         let name = mapping_name(&self.entry.name)?;
         let mapper = Mapper::open()?;
         let unlocked = self.unlocked;
-        let below = Below::attach(&self.order.image, self.order.read_only, unlocked.crypt.sector_size)?;
+        let below = Below::attach(self.image, self.order.read_only, unlocked.crypt.sector_size)?.ok_or_else(|| {
+            let reason = "is another file than the one that was unlocked: somebody exchanged it just now".to_owned();
+            SessionError::Image { image: self.order.image.clone(), reason }
+        })?;
         let sectors = target::len(unlocked, below::size_sectors(below.number).unwrap_or(0));
         if sectors.0 == 0 {
             let what = format!("{} has no room for data behind its header", self.order.image.display());
