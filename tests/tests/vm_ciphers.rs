@@ -82,7 +82,7 @@ fn assert_holds(rig: &Rig, image: &Path, backend: Backend, expected: &[u8], what
 fn check(rig: &Rig, case: Case, theirs: bool, seed: u64) {
     let image = rig.path("image");
     let what = format!("{case:?}, formatted by {}", if theirs { "cryptsetup" } else { "luksctl" });
-    println!("{what}");
+    eprintln!("{what}");
     format(rig, &image, theirs, case);
     let expected = noise(seed);
     let (first, second) = expected.split_at(DATA_BYTES / 2);
