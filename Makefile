@@ -35,7 +35,7 @@ test: ## every check and every test
 test-crash: ## the whole crash campaign: every cut and error of every header operation, cryptsetup beside it; some minutes
 	tests/setup test
 	cargo build -p luksctl
-	LUKS_CRASH_WHOLE=1 env --default-signal cargo test -p promises --test header_crash -- --nocapture --test-threads 1
+	LUKS_CRASH_WHOLE=1 env --default-signal cargo test -p promises --test header_crash --test two_tools -- --nocapture --test-threads 1
 
 test-vm: ## luksctl on a stock kernel, in a virtual machine; LUKS_VM_LANE=1 make test takes it along
 	tests/setup vm

@@ -219,8 +219,15 @@ pub(crate) fn open_disk(path: &Path, read_only: bool) -> Result<FileDisk, Failur
 }
 
 /// Opens one file or device; `exclusive` refuses a block device that is mounted or held by another.
+///
+/// A block device that others may use as well is read and written past its page cache: what is written through the file
+/// behind a loop device does not reach the pages that the device has cached, and a header that is compared with those would
+/// seem unchanged. A keyslot that another program had just added would be overwritten.
 fn open_with(path: &Path, read_only: bool, exclusive: bool) -> Result<FileDisk, Failure> {
-    let mode = OpenMode { read_only, direct: Direct::Never, exclusive };
+    use std::os::unix::fs::FileTypeExt as _;
+    let device = std::fs::metadata(path).is_ok_and(|found| found.file_type().is_block_device());
+    let direct = if device && !exclusive { Direct::IfPossible } else { Direct::Never };
+    let mode = OpenMode { read_only, direct, exclusive };
     let disk = FileDisk::open(path, &mode).map_err(|error| Failure::of_block_open(path, &error))?;
     log::info!("{}: {}", path.display(), disk.geometry().size);
     Ok(disk)

@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use block::{BlockIo, Bytes};
 
 use crate::any::AnyContainer;
-use crate::area::{fill_random, wipe_area};
+use crate::area::fill_random;
 use crate::container::Container;
 use crate::edit::{LastSlot, keyslot};
 use crate::env::Env;
@@ -37,9 +37,12 @@ impl<H: HeaderStore, D: BlockIo> Container<H, D> {
             let mut metadata = edit.header.metadata().clone();
             let ids = doomed(&metadata);
             for gone in ids.iter().filter_map(|id| keyslot::take_out(&mut metadata, *id)) {
-                let wiped = wipe_area(edit.store, env, &gone.area);
+                let wiped = fill_random(edit.store, env, gone.area.offset, gone.area.size);
                 edit.noted(wiped)?;
             }
+            // One flush for all areas: none may be forgotten by the header before its bytes are gone for good.
+            let wiped = edit.store.flush().map_err(Error::from);
+            edit.noted(wiped)?;
             let gaps = gaps(&metadata);
             edit.commit(metadata)?;
             let mut wiped = gaps.iter().try_for_each(|(offset, size)| fill_random(edit.store, env, *offset, *size));

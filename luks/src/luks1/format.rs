@@ -4,11 +4,12 @@
 //! sectors, data at the next MiB, or at 0 with a detached header. [`plan`] touches nothing. [`format()`] writes in this order:
 //!
 //! 1. the magic of every old header goes, flush;
-//! 2. the area of the keyslots is filled with random bytes, the rest before the data zeroed;
-//! 3. the key material of the keyslot, flush, and proof that it opens;
-//! 4. the second sector of the header, flush; the first with the magic, flush.
+//! 2. the area of the keyslots is filled with random bytes, the rest before the data zeroed; the second sector of the header
+//!    and the key material of the keyslot are written, flush, and the keyslot proven;
+//! 3. the first sector with the magic, flush.
 
 use std::fmt;
+use std::ops::Range;
 
 use block::{BlockIo, ByteView, Bytes, Geometry, SECTOR_BYTES};
 use dmcrypt::CipherSpec;
@@ -35,6 +36,8 @@ use crate::unlock;
 
 /// First sector of key material.
 const FIRST_SECTOR: u32 = 8;
+/// The first sector of the header, which has the magic.
+const SECTOR: usize = 512;
 /// Key material takes a multiple of so many sectors.
 const SLOT_SECTORS: u32 = 8;
 /// A data offset that was not asked for is a multiple of this.
@@ -263,9 +266,12 @@ pub fn format<H: HeaderStore, D: BlockIo>(
         wipe::foreign_signatures(store, needed)?;
     }
     wipe::areas(store, env, header.material_offset(&header.slots[0]), needed, header.payload_offset().max(needed))?;
+    write_part(store, &with_slot, SECTOR..HEADER_BYTES)?;
     staged.write_material(store, &header)?;
     unlock::prove(store, &with_slot.metadata(), staged.id, env, &limits, &key, passphrase)?;
-    write_first(store, &with_slot)?;
+    // The sector with the magic comes last, when all else is durable.
+    write_part(store, &with_slot, 0..SECTOR)?;
+    store.flush()?;
     load_unlocked(store)
 }
 
@@ -296,12 +302,8 @@ fn set_digest(
     Ok(())
 }
 
-/// The first write of a header: the sector with the magic comes last.
-fn write_first<S: BlockIo>(store: &S, header: &Luks1Header) -> Result<(), Error> {
+/// Writes a part of the header. The flush is the caller's.
+fn write_part<S: BlockIo>(store: &S, header: &Luks1Header, part: Range<usize>) -> Result<(), Error> {
     let (bytes, view) = (header.to_bytes(), ByteView::new(store));
-    for part in [512..HEADER_BYTES, 0..512] {
-        view.write(Bytes::from_len(part.start), &bytes[part], false)?;
-        view.flush()?;
-    }
-    Ok(())
+    Ok(view.write(Bytes::from_len(part.start), &bytes[part], false)?)
 }

@@ -95,6 +95,7 @@ pub fn run(operation: &Operation, store: &Store, seed: u64) -> Result<(), luks::
     let surroundings = Surroundings::new(seed);
     match operation.run {
         Run::Edit(edit) => edit(&mut sample::open(store), &surroundings),
+        Run::Edit1(edit) => edit(&mut sample::open1(store), &surroundings),
         Run::Disk(change) => change(store, &surroundings),
     }
 }
@@ -130,6 +131,11 @@ impl Recorded {
             let cut = self.recording.cut(after, swallowed);
             let count = cut.count();
             let all = count <= effort.exhaustive_max;
+            if after == self.recording.events() && count > 1 {
+                let why = "success was said, and not all of it is durable";
+                tally.losses.push(self.case(after, Choice::Number(0), swallowed, why));
+                return tally;
+            }
             tally.cuts += 1;
             tally.exhaustive += u64::from(all);
             let choices = if all { count } else { effort.samples };

@@ -7,7 +7,7 @@ use block::{BlockErrorKind, MemDisk};
 use luks::Error;
 
 use super::campaign::{Choice, Recorded, Tally, run, store_of};
-use super::operation::{Handle, Run};
+use super::operation::{Handle, Handle1, Operation, Run};
 use super::promise::Progress;
 use super::surroundings::Surroundings;
 use super::{Store, sample};
@@ -54,14 +54,14 @@ impl Recorded {
     fn fail_at(&mut self, way: Way, nth: u64) -> Result<Option<u64>, String> {
         let store = store_of(&self.recording.live(0));
         let surroundings = Surroundings::new(self.run_seed());
-        let mut handle = matches!(self.operation.run, Run::Edit(_)).then(|| sample::open(&store));
+        let mut called = Called::open(self.operation.run, &store);
         let before = arrived(store.counts(), way.op);
         let written_bytes = if way.torn { 512 * usize::try_from(nth).unwrap_or(1) } else { 0 };
         store.fail(Fault { op: way.op, nth, sticky: way.sticky, kind: way.kind, written_bytes });
-        let result = match (self.operation.run, &mut handle) {
-            (Run::Edit(edit), Some(handle)) => edit(handle, &surroundings),
-            (Run::Disk(change), _) => change(&store, &surroundings),
-            (Run::Edit(_), None) => return Err("no handle".to_owned()),
+        let result = match &mut called {
+            Called::Container(edit, handle) => edit(handle, &surroundings),
+            Called::Container1(edit, handle) => edit(handle, &surroundings),
+            Called::Disk(change) => change(&store, &surroundings),
         };
         if arrived(store.counts(), way.op) < before + nth {
             return Ok(None);
@@ -72,8 +72,8 @@ impl Recorded {
         store.heal();
         let states = self.hold_after_error(&store)?;
         let left = store.inner().live();
-        if let (Err(Error::Block(_)), Some(handle)) = (&result, &mut handle) {
-            refuses_until_reloaded(handle, way)?;
+        if let Err(Error::Block(_)) = &result {
+            called.refuses_until_reloaded(way)?;
         }
         if result.is_err() {
             self.works_again(&left)?;
@@ -115,10 +115,67 @@ fn arrived(counts: Counts, op: Op) -> u64 {
     }
 }
 
-fn refuses_until_reloaded(handle: &mut Handle, way: Way) -> Result<(), String> {
-    if way.op == Op::Change && !matches!(handle.set_label(Some("x")), Err(Error::Poisoned)) {
-        return Err("the handle is not poisoned".to_owned());
+/// What an operation is called on, opened before the fault.
+enum Called {
+    Container(fn(&mut Handle, &Surroundings) -> Result<(), Error>, Box<Handle>),
+    Container1(fn(&mut Handle1, &Surroundings) -> Result<(), Error>, Box<Handle1>),
+    Disk(fn(&Store, &Surroundings) -> Result<(), Error>),
+}
+
+impl Called {
+    fn open(run: Run, store: &Store) -> Called {
+        match run {
+            Run::Edit(edit) => Called::Container(edit, Box::new(sample::open(store))),
+            Run::Edit1(edit) => Called::Container1(edit, Box::new(sample::open1(store))),
+            Run::Disk(change) => Called::Disk(change),
+        }
     }
-    handle.reload().map_err(|error| format!("reload: {error}"))?;
-    handle.set_label(Some("x")).map_err(|error| format!("after reload: {error}"))
+
+    /// A write failed: the handle takes no change until it has read the header again.
+    fn refuses_until_reloaded(&mut self, way: Way) -> Result<(), String> {
+        let on_handle = !matches!(self, Called::Disk(_));
+        if on_handle && way.op == Op::Change && !matches!(self.touch(), Err(Error::Poisoned)) {
+            return Err("the handle is not poisoned".to_owned());
+        }
+        match self {
+            Called::Container(_, handle) => handle.reload(),
+            Called::Container1(_, handle) => handle.reload(),
+            Called::Disk(_) => return Ok(()),
+        }
+        .map_err(|error| format!("reload: {error}"))?;
+        self.touch().map_err(|error| format!("after reload: {error}"))
+    }
+
+    /// A change that any handle takes.
+    fn touch(&mut self) -> Result<(), Error> {
+        const UUID: &str = "bbbbbbbb-bbbb-4ccc-8ddd-eeeeeeeeeeee";
+        match self {
+            Called::Container(_, handle) => handle.set_uuid(UUID),
+            Called::Container1(_, handle) => handle.set_uuid(UUID),
+            Called::Disk(_) => Ok(()),
+        }
+    }
+}
+
+/// A handle whose header another one has changed since: the operation is refused and writes nothing. Nothing to check for
+/// operations on a whole disk, which read it themselves.
+///
+/// # Errors
+/// If it was not refused, or something was written.
+pub fn refuses_a_stale_handle(operation: &Operation, seed: u64) -> Result<(), String> {
+    let surroundings = Surroundings::new(seed);
+    let store = store_of(&(operation.start)(&surroundings));
+    let mut called = Called::open(operation.run, &store);
+    Called::open(operation.run, &store).touch().map_err(|error| error.to_string())?;
+    let before = arrived(store.counts(), Op::Change);
+    let result = match &mut called {
+        Called::Container(edit, handle) => edit(handle, &surroundings),
+        Called::Container1(edit, handle) => edit(handle, &surroundings),
+        Called::Disk(_) => return Ok(()),
+    };
+    let unwritten = arrived(store.counts(), Op::Change) == before;
+    match result {
+        Err(Error::ConcurrentUpdate { .. } | Error::ChangedSinceRead) if unwritten => Ok(()),
+        other => Err(format!("{}, a stale handle: {other:?}, nothing written: {unwritten}", operation.name)),
+    }
 }

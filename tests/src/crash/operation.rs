@@ -2,8 +2,12 @@
 //! keyslots before it and after it. A new operation is one entry.
 #![allow(clippy::unwrap_used)]
 
+mod whole;
+
 use block::MemDisk;
 use luks::edit::{LastSlot, NewKeyslot};
+use luks::luks1::Luks1Container;
+use luks::luks1::format::format as format1;
 use luks::repair::{ForeignSignature, repair};
 use luks::{Container, Error, KeyslotId, Limits};
 
@@ -14,14 +18,19 @@ use super::surroundings::Surroundings;
 /// Passphrases by keyslot.
 pub type Slots = &'static [(u32, &'static str)];
 
-/// The handle that an edit works on.
+/// An open LUKS2 container.
 pub type Handle = Container<Store, Store>;
+
+/// An open LUKS1 container.
+pub type Handle1 = Luks1Container<Store, Store>;
 
 /// What an operation is called on.
 #[derive(Clone, Copy)]
 pub enum Run {
-    /// An open container.
+    /// An open LUKS2 container.
     Edit(fn(&mut Handle, &Surroundings) -> Result<(), Error>),
+    /// An open LUKS1 container.
+    Edit1(fn(&mut Handle1, &Surroundings) -> Result<(), Error>),
     /// The whole disk.
     Disk(fn(&Store, &Surroundings) -> Result<(), Error>),
 }
@@ -41,14 +50,39 @@ pub struct Operation {
     pub after: Slots,
     /// Whether a moment without any header is honest: the old one is given up, the new one not there yet.
     pub may_be_nothing: bool,
+    /// Whether a keyslot that stays may pass through another id, where the format has no room for a better way.
+    pub moves: bool,
+    /// Passphrases that a cut may lose, as the operation says beforehand.
+    pub at_risk: &'static [&'static str],
+    /// Whether the header is kept aside first, as the format cannot make the operation atomic: then restoring that may be
+    /// what brings the old state back.
+    pub recovery: bool,
 }
 
 /// Both keyslots of the sample container.
 const BOTH: Slots = &[(0, "first"), (1, "other")];
 
+/// Both keyslots of the LUKS1 sample container; number 6 lies in two sectors of the header.
+const BOTH1: Slots = &[(0, "first"), (6, "other")];
+
 /// An edit of the sample container that leaves its keyslots alone.
 const fn edit(name: &'static str, run: fn(&mut Handle, &Surroundings) -> Result<(), Error>) -> Operation {
-    Operation { name, start: sample::plain, run: Run::Edit(run), before: BOTH, after: BOTH, may_be_nothing: false }
+    on_both(name, sample::plain, Run::Edit(run))
+}
+
+/// An operation that leaves the keyslots of the sample container alone.
+const fn on_both(name: &'static str, start: fn(&Surroundings) -> MemDisk, run: Run) -> Operation {
+    Operation {
+        name,
+        start,
+        run,
+        before: BOTH,
+        after: BOTH,
+        may_be_nothing: false,
+        moves: false,
+        at_risk: &[],
+        recovery: false,
+    }
 }
 
 /// Every operation that writes metadata.
@@ -58,6 +92,8 @@ pub fn operations() -> Vec<Operation> {
     all.extend(keyslots());
     all.extend(texts());
     all.extend(repairs());
+    all.extend(luks1_keyslots());
+    all.extend(whole::operations());
     if let Ok(only) = std::env::var("LUKS_CRASH_ONLY") {
         all.retain(|operation| operation.name.contains(&only));
     }
@@ -69,9 +105,23 @@ fn formats() -> Vec<Operation> {
         luks::format::format(store, store, &surroundings.env(), &params(), &secret("second")).map(drop)
     };
     let new: Slots = &[(0, "second")];
-    let format =
-        |name, start, before| Operation { name, start, run: Run::Disk(run), before, after: new, may_be_nothing: true };
-    vec![format("format an empty disk", sample::empty, &[]), format("format over a container", sample::plain, BOTH)]
+    let run1: fn(&Store, &Surroundings) -> Result<(), Error> = |store, surroundings| {
+        format1(store, store, &surroundings.env(), &sample::params1(), &secret("second")).map(drop)
+    };
+    let format = |name, start, run, before| Operation {
+        before,
+        after: new,
+        may_be_nothing: true,
+        ..on_both(name, start, Run::Disk(run))
+    };
+    vec![
+        format("format an empty disk", sample::empty, run, &[]),
+        format("format over a container", sample::plain, run, BOTH),
+        format("format over a LUKS1 container", sample::plain1, run, BOTH1),
+        format("LUKS1: format an empty disk", sample::empty, run1, &[]),
+        format("LUKS1: format over a container", sample::plain1, run1, BOTH1),
+        format("LUKS1: format over a LUKS2 container", sample::plain, run1, BOTH),
+    ]
 }
 
 fn keyslots() -> Vec<Operation> {
@@ -129,11 +179,60 @@ fn repairs() -> Vec<Operation> {
     let run: fn(&Store, &Surroundings) -> Result<(), Error> = |store, surroundings| {
         repair(store, surroundings.env().rng, &Limits::default(), ForeignSignature::Refuse).map(drop)
     };
-    let repair =
-        |name, start| Operation { name, start, run: Run::Disk(run), before: BOTH, after: BOTH, may_be_nothing: false };
+    let repair = |name, start| on_both(name, start, Run::Disk(run));
     vec![
         repair("repair of the primary copy", sample::primary_broken),
         repair("repair of the secondary copy", sample::secondary_broken),
         repair("repair of a stale copy", sample::secondary_stale),
     ]
+}
+
+/// An edit of the LUKS1 sample container that leaves its keyslots alone.
+const fn edit1(name: &'static str, run: fn(&mut Handle1, &Surroundings) -> Result<(), Error>) -> Operation {
+    on_both(name, sample::plain1, Run::Edit1(run))
+}
+
+fn luks1_keyslots() -> Vec<Operation> {
+    vec![
+        Operation {
+            after: &[(0, "first"), (1, "second"), (6, "other")],
+            ..edit1("LUKS1: keyslot add", |container, surroundings| {
+                let volume_key = container.unlock(&surroundings.env(), None, &secret("first"))?;
+                container.keyslot_add(&surroundings.env(), &volume_key, &secret("second"), &cheap()).map(drop)
+            })
+        },
+        Operation {
+            after: &[(0, "first")],
+            ..edit1("LUKS1: keyslot kill", |container, surroundings| {
+                container.keyslot_kill(&surroundings.env(), KeyslotId(6), LastSlot::Refuse)
+            })
+        },
+        Operation {
+            after: &[(6, "other")],
+            ..edit1("LUKS1: keyslot remove", |container, surroundings| {
+                container.keyslot_remove(&surroundings.env(), &secret("first"), LastSlot::Refuse).map(drop)
+            })
+        },
+        Operation {
+            after: &[(0, "second"), (6, "other")],
+            moves: true,
+            ..edit1("LUKS1: keyslot change", |container, surroundings| {
+                let (old, new) = (secret("first"), secret("second"));
+                container.keyslot_change(&surroundings.env(), &old, None, &new, &cheap()).map(drop)
+            })
+        },
+        Operation {
+            after: &[(0, "first"), (6, "second")],
+            moves: true,
+            ..edit1("LUKS1: change of the keyslot in two sectors", |container, surroundings| {
+                let (old, new) = (secret("other"), secret("second"));
+                container.keyslot_change(&surroundings.env(), &old, None, &new, &cheap()).map(drop)
+            })
+        },
+        edit1("LUKS1: uuid", |container, _| container.set_uuid("aaaaaaaa-bbbb-4ccc-8ddd-eeeeeeeeeeee")),
+    ]
+    .into_iter()
+    .map(|operation| Operation { before: BOTH1, ..operation })
+    .map(|operation| Operation { after: if operation.after == BOTH { BOTH1 } else { operation.after }, ..operation })
+    .collect()
 }

@@ -10,13 +10,16 @@
 //! 5. All of this holds for the older copy too, where both are valid: it is what remains if the newer one breaks.
 //! 6. Once the operation has said success: the new state, both copies, nothing less.
 //!
-//! An operation that gives up the old header by design (`format`) may also leave none at all.
+//! An operation that gives up the old header by design (`format`) may also leave none at all. LUKS1 has no room for a second
+//! header: there a keyslot that stays may for a time be found under another number only ([`Operation::moves`]). A change in
+//! place puts its keyslot at risk and says so ([`Operation::at_risk`]). Where the format cannot be atomic at all, restoring the
+//! header that was kept aside gives the old state back ([`Operation::recovery`]).
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation)]
 
 use block::fault::Recording;
 use block::{BlockIo, Bytes, MemDisk};
 use luks::repair::{ForeignSignature, repair};
-use luks::{Error, Limits};
+use luks::{Backup, Error, Limits, NoRecovery, restore};
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::operation::Operation;
@@ -117,13 +120,39 @@ impl Promise {
     /// # Errors
     /// What is broken.
     pub fn hold(&self, platter: &MemDisk, progress: Progress, opener: &mut Opener) -> Result<(), String> {
+        match self.hold_as_it_is(platter, progress, opener) {
+            Err(why) if self.operation.recovery && progress == Progress::Broken => {
+                self.is_recovered(platter, opener).map_err(|error| format!("{why}; from the recovery file: {error}"))
+            }
+            held => held,
+        }
+    }
+
+    /// Restoring what was kept aside gives the old state back.
+    fn is_recovered(&self, platter: &MemDisk, opener: &mut Opener) -> Result<(), String> {
+        let (disk, limits) = (platter.snapshot(), Limits::default());
+        let backup = Backup::read(&self.start, &limits).map_err(|error| error.to_string())?;
+        let plan = restore::plan(&disk, &backup, &limits).map_err(|error| error.to_string())?;
+        restore::restore(&disk, &backup, &plan, &limits, &mut NoRecovery).map_err(|error| error.to_string())?;
+        if self.is_old(&disk, opener) { Ok(()) } else { Err("not the old state".to_owned()) }
+    }
+
+    fn hold_as_it_is(&self, platter: &MemDisk, progress: Progress, opener: &mut Opener) -> Result<(), String> {
         let view = match View::of(platter) {
             Ok(view) => view,
-            Err(Error::NotLuks) if progress == Progress::Broken && self.operation.may_be_nothing => return Ok(()),
+            // A LUKS1 header lies in two sectors: one that is given up may be half there, with a keyslot 7 that is nothing.
+            Err(Error::NotLuks | Error::InvalidLuks1(_))
+                if progress == Progress::Broken && self.operation.may_be_nothing =>
+            {
+                return Ok(());
+            }
             Err(error) => return Err(format!("the header does not load: {error}")),
         };
         self.hold_view(platter, &view, opener)?;
-        self.forgotten_areas_are_wiped(platter, &view)?;
+        if !self.operation.recovery {
+            // What was kept aside has the old key material anyway, and a conversion only moves it.
+            self.forgotten_areas_are_wiped(platter, &view)?;
+        }
         if progress == Progress::Done {
             return self.is_new(&view);
         }
@@ -146,26 +175,36 @@ impl Promise {
             slots.iter().map(|(_, passphrase)| *passphrase).collect()
         };
         let (old, new) = (passphrases(before), passphrases(after));
-        let mut open = BTreeSet::new();
+        let (mut open, mut left) = (BTreeSet::new(), Vec::new());
         for slot in &view.slots {
             let opened = self.opened(platter, view, slot, opener)?;
             if opened.is_empty() && !self.may_be_wiped(slot) {
-                return Err(format!("keyslot {} is listed and does not open", slot.id));
+                // A keyslot on its way between two places goes when what it carries has arrived.
+                let passed = self.operation.moves && !after.iter().any(|(id, _)| *id == slot.id);
+                if !passed {
+                    return Err(format!("keyslot {} is listed and does not open", slot.id));
+                }
+                left.push(slot.id);
             }
             if opened.is_empty() && !is_named_by_check(platter, slot) {
                 return Err(format!("keyslot {} is listed, does not open, and `check` does not say so", slot.id));
             }
             open.extend(opened);
         }
-        if let Some((id, _)) = before.iter().find(|(id, _)| after.iter().any(|(too, _)| too == id) && !view.names(*id))
-        {
+        if let Some(id) = left.first().filter(|_| !new.is_subset(&open)) {
+            return Err(format!("keyslot {id} is listed, does not open, and the new passphrases do not either"));
+        }
+        let both = |id: u32| after.iter().any(|(too, _)| *too == id);
+        let gone = before.iter().find(|(id, _)| !self.operation.moves && both(*id) && !view.names(*id));
+        if let Some((id, _)) = gone {
             return Err(format!("keyslot {id} is gone"));
         }
         if let Some(lost) = old.intersection(&new).find(|passphrase| !open.contains(*passphrase)) {
             return Err(format!("the passphrase {lost:?} of both states opens nothing"));
         }
         let whole = |state: &BTreeSet<&'static str>, other: &BTreeSet<&'static str>| {
-            state.difference(other).all(|passphrase| open.contains(passphrase))
+            let mut own = state.difference(other);
+            own.all(|passphrase| open.contains(passphrase) || self.operation.at_risk.contains(passphrase))
         };
         if whole(&old, &new) || whole(&new, &old) {
             Ok(())
@@ -176,10 +215,12 @@ impl Promise {
 
     /// Whether this keyslot is going away: its id is not to stay, and its area is one that the old header had.
     fn may_be_wiped(&self, slot: &Slot) -> bool {
-        let stays = self.operation.after.iter().any(|(id, _)| *id == slot.id);
+        let operation = &self.operation;
+        let of = |slots: &[(u32, &'static str)]| slots.iter().find(|(id, _)| *id == slot.id).map(|(_, text)| *text);
+        let stays = of(operation.after).is_some() && !operation.moves;
         let old = self.old.iter().flat_map(|old| &old.slots).any(|old| old.offset == slot.offset);
-        let goes = self.operation.before.iter().any(|before| !self.operation.after.contains(before));
-        old && goes && !stays
+        let at_risk = of(operation.before).is_some_and(|text| operation.at_risk.contains(&text));
+        old && (!stays || at_risk)
     }
 
     /// The passphrases that open a keyslot: of those that its id has before and after, or of all for a passing id.
@@ -194,7 +235,11 @@ impl Promise {
             self.operation.before.iter().chain(self.operation.after).copied().collect();
         let own: BTreeSet<&'static str> =
             all.iter().filter(|(id, _)| *id == slot.id).map(|(_, passphrase)| *passphrase).collect();
-        let candidates = if own.is_empty() { all.iter().map(|(_, passphrase)| *passphrase).collect() } else { own };
+        let candidates = if own.is_empty() || self.operation.moves {
+            all.iter().map(|(_, passphrase)| *passphrase).collect()
+        } else {
+            own
+        };
         let mut opened = Vec::new();
         for passphrase in candidates {
             let Some(key) = opener.open(platter, view, slot, passphrase) else { continue };

@@ -7,14 +7,16 @@
 use block::{BlockIo, Bytes, MemDisk};
 use luks::edit::NewKeyslot;
 use luks::format::{FormatParams, NewKdf, format};
+use luks::luks1::format::Luks1FormatParams;
+use luks::luks1::{self, Luks1Container};
 use luks::{Container, HashAlg, HeaderStore, KdfParams, Limits, UnlockRequest, VolumeKey};
 use secret::Secret;
 use std::sync::Arc;
 
 use super::surroundings::Surroundings;
 
-/// Size of the device: header and keyslots before 1 MiB, data behind it.
-pub const SIZE: Bytes = Bytes(2 << 20);
+/// Size of the device: header and keyslots before 1 MiB, or 2 MiB with LUKS1, data behind it.
+pub const SIZE: Bytes = Bytes(3 << 20);
 /// Size of one header copy.
 pub const COPY: u64 = 16 << 10;
 const BINARY: usize = 4096;
@@ -85,6 +87,51 @@ pub fn plain(surroundings: &Surroundings) -> MemDisk {
         json["note"] = "keep me".into();
     });
     disk
+}
+
+/// The sample container with a second token.
+#[must_use]
+pub fn with_second_token(surroundings: &Surroundings) -> MemDisk {
+    let disk = plain(surroundings);
+    rewrite_json(&disk, |json| json["tokens"]["5"] = serde_json::json!({ "type": "passing", "keyslots": ["1"] }));
+    disk
+}
+
+/// The LUKS1 sample container made a LUKS2 one.
+#[must_use]
+pub fn converted(surroundings: &Surroundings) -> MemDisk {
+    let (disk, limits) = (plain1(surroundings), Limits::default());
+    let plan = luks::convert::plan(&disk, luks::Version::Luks2, &limits).unwrap();
+    luks::convert::convert(&disk, &surroundings.env(), &plan, &limits, &mut luks::NoRecovery).unwrap();
+    disk
+}
+
+/// A LUKS1 container with a 256-bit key.
+#[must_use]
+pub fn params1() -> Luks1FormatParams {
+    Luks1FormatParams {
+        kdf: NewKdf::Given(KdfParams::minimal_for_random_key()),
+        key_size_bits: Some(256),
+        ..Luks1FormatParams::default()
+    }
+}
+
+/// An open LUKS1 handle.
+pub fn open1<S: HeaderStore + Clone>(disk: &S) -> Luks1Container<S, S> {
+    Luks1Container::open(disk.clone(), disk.clone(), Limits::default()).unwrap()
+}
+
+/// The LUKS1 sample container: keyslot 0 opens with `first`, keyslot 6 with `other`.
+#[must_use]
+pub fn plain1(surroundings: &Surroundings) -> MemDisk {
+    let disk = Arc::new(MemDisk::new(SIZE));
+    luks1::format::format(&disk, &disk, &surroundings.env(), &params1(), &secret("first")).unwrap();
+    let mut container = open1(&disk);
+    let volume_key = container.unlock(&surroundings.env(), None, &secret("first")).unwrap();
+    let sixth = NewKeyslot { id: Some(luks::KeyslotId(6)), ..cheap() };
+    container.keyslot_add(&surroundings.env(), &volume_key, &secret("other"), &sixth).unwrap();
+    drop(container);
+    disk.snapshot()
 }
 
 /// The sample container with its primary copy broken.

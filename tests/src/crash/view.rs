@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation)]
 
 use block::{BlockIo, Bytes, MemDisk};
+use luks::luks1::{self, Luks1Container, Luks1Header};
 use luks::{Container, CopyState, Error, Header, KeyslotId, Limits, Position, Purpose, UnlockRequest};
 use sha2::{Digest as _, Sha256};
 use std::collections::HashMap;
@@ -27,7 +28,7 @@ pub struct Slot {
     pub size: Bytes,
 }
 
-/// What the header of a platter says.
+/// What the header of a platter says, of either version.
 #[derive(Debug, Clone)]
 pub struct View {
     /// Hash of all that the header says.
@@ -50,26 +51,53 @@ impl View {
     /// # Errors
     /// Those of the load.
     pub fn of(disk: &MemDisk) -> Result<View, Error> {
-        let header = luks::load_unlocked(disk, &Limits::default())?;
+        match luks::load_unlocked(disk, &Limits::default()) {
+            Ok(header) => Ok(View::of_luks2(&header)),
+            Err(Error::Luks1) => Ok(View::of_luks1(&luks1::load_unlocked(disk)?)),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn of_luks2(header: &Header) -> View {
         let health = header.health();
         let stale = [Position::Primary, Position::Secondary]
             .into_iter()
             .find(|position| matches!(health.of(*position), CopyState::Obsolete { .. }));
         let slots = header.metadata().keyslots.iter();
         let slots = slots.map(|(id, slot)| Slot { id: id.0, offset: slot.area.offset, size: slot.area.size });
-        let rest = rest(&header);
+        let rest = rest(header);
         let mut identity = Sha256::new();
         identity.update(header.seqid().to_be_bytes());
         identity.update(&rest);
         identity.update(header.json_area());
-        Ok(View {
+        View {
             identity: identity.finalize().into(),
             rest,
             seqid: header.seqid(),
             healthy: health.is_healthy(),
             stale,
             slots: slots.collect(),
-        })
+        }
+    }
+
+    /// One copy without number or checksum. What stands in a disabled keyslot is nothing.
+    fn of_luks1(header: &Luks1Header) -> View {
+        let mut said = header.clone();
+        for slot in said.slots.iter_mut().filter(|slot| !slot.enabled) {
+            (slot.iterations, slot.salt) = (0, [0; 32]);
+        }
+        let slots = header.enabled().map(|(id, slot)| Slot {
+            id,
+            offset: header.material_offset(slot),
+            size: header.material_size(),
+        });
+        let slots = slots.collect();
+        let identity = Sha256::digest(said.to_bytes()).into();
+        for slot in &mut said.slots {
+            (slot.enabled, slot.iterations, slot.salt) = (false, 0, [0; 32]);
+        }
+        let rest = format!("LUKS1 {:?}", said.to_bytes());
+        View { identity, rest, seqid: 0, healthy: true, stale: None, slots }
     }
 
     /// Whether the header names this keyslot.
@@ -126,8 +154,16 @@ impl Opener {
 }
 
 fn open_slot(disk: &Arc<MemDisk>, id: u32, passphrase: &str) -> Option<Hash> {
-    let container = Container::open(Arc::clone(disk), Arc::clone(disk), Limits::default()).ok()?;
-    let request = UnlockRequest { keyslot: Some(KeyslotId(id)), purpose: Purpose::AnyDigest };
-    let key = container.unlock(&Surroundings::new(0).env(), &request, &secret(passphrase)).ok()?;
+    let (surroundings, id) = (Surroundings::new(0), KeyslotId(id));
+    let key = match Container::open(Arc::clone(disk), Arc::clone(disk), Limits::default()) {
+        Ok(container) => {
+            let request = UnlockRequest { keyslot: Some(id), purpose: Purpose::AnyDigest };
+            container.unlock(&surroundings.env(), &request, &secret(passphrase)).ok()?
+        }
+        Err(_) => {
+            let container = Luks1Container::open(Arc::clone(disk), Arc::clone(disk), Limits::default()).ok()?;
+            container.unlock(&surroundings.env(), Some(id), &secret(passphrase)).ok()?
+        }
+    };
     Some(Sha256::digest(key.expose()).into())
 }
