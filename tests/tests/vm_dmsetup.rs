@@ -83,6 +83,7 @@ fn vm_dmsetup_tables_equal_cryptsetups_for_every_cipher_and_flag() {
     let all: Vec<usize> = (0..1 << FLAGS.len()).collect();
     for (index, (cipher, key_bytes)) in CIPHERS.into_iter().enumerate() {
         for sector_bytes in [512, 4096] {
+            eprintln!("{cipher}, {sector_bytes}");
             let volume = CryptVolume::luks2(cipher, key_bytes, sector_bytes);
             // The short lane takes every flag alone, all together, and none, spread over the ciphers.
             let some = if sector_bytes == 512 { [0, 1 << index] } else { [all.len() - 1, 1 << (index + 1)] };
