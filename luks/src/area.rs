@@ -139,15 +139,29 @@ impl AreaLayout {
 /// # Errors
 /// [`Error::Env`], or [`Error::Block`] when a write or the flush fails: the key may then still be there.
 pub(crate) fn wipe_area<D: BlockIo + ?Sized>(disk: &D, env: &Env<'_>, area: &Area) -> Result<(), Error> {
-    let mark = Bytes(area.size.0.min(SECTOR_BYTES));
-    let zeros = vec![0; mark.to_usize().unwrap_or_default()];
-    ByteView::new(disk).write(area.offset, &zeros, false)?;
+    mark_area(disk, area)?;
     disk.flush()?;
+    fill_marked(disk, env, area)?;
+    Ok(disk.flush()?)
+}
+
+/// The first half of [`wipe_area`]: zeros in the first sector. The flush is the caller's.
+pub(crate) fn mark_area<D: BlockIo + ?Sized>(disk: &D, area: &Area) -> Result<(), Error> {
+    let zeros = vec![0; mark_of(area).to_usize().unwrap_or_default()];
+    Ok(ByteView::new(disk).write(area.offset, &zeros, false)?)
+}
+
+/// The second half of [`wipe_area`]: random bytes behind the mark. The flush is the caller's.
+pub(crate) fn fill_marked<D: BlockIo + ?Sized>(disk: &D, env: &Env<'_>, area: &Area) -> Result<(), Error> {
+    let mark = mark_of(area);
     let problem = "reaches past the end of the device";
     let rest =
         area.offset.checked_add(mark).ok_or(Error::KeyslotArea { offset: area.offset, size: area.size, problem })?;
-    fill_random(disk, env, rest, Bytes(area.size.0 - mark.0))?;
-    Ok(disk.flush()?)
+    fill_random(disk, env, rest, Bytes(area.size.0 - mark.0))
+}
+
+fn mark_of(area: &Area) -> Bytes {
+    Bytes(area.size.0.min(SECTOR_BYTES))
 }
 
 /// Overwrites a range with random bytes, without a flush. Metadata may name a range that is not made of whole blocks.

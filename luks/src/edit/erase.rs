@@ -1,6 +1,7 @@
 //! Erase: every keyslot that opens the data goes, and with them the data, for who has no backup of the header.
 //!
-//! Keyslots without a segment stay, and the header stays valid. Order: every area that goes is overwritten, flush; both copies
+//! Keyslots without a segment stay, and the header stays valid. Order: the first sector of every area that goes becomes zeros,
+//! flush; the rest of these areas is overwritten, flush; both copies
 //! of the header, each with a flush; then what no keyslot names, for a change that was cut short may have left key material
 //! there. Cut short, it leaves keyslots listed whose areas are overwritten: the same again finishes it.
 //! Source: luks2-format §10, `luksErase`.
@@ -10,11 +11,12 @@ use std::collections::BTreeSet;
 use block::{BlockIo, Bytes};
 
 use crate::any::AnyContainer;
-use crate::area::fill_random;
+use crate::area::{fill_marked, fill_random, mark_area};
 use crate::container::Container;
 use crate::edit::{LastSlot, keyslot};
 use crate::env::Env;
 use crate::error::Error;
+use crate::metadata::keyslot::Keyslot;
 use crate::metadata::{KeyslotId, Metadata};
 use crate::requirements::Action;
 use crate::store::HeaderStore;
@@ -36,12 +38,14 @@ impl<H: HeaderStore, D: BlockIo> Container<H, D> {
         self.edit(Action::Remove, |edit| {
             let mut metadata = edit.header.metadata().clone();
             let ids = doomed(&metadata);
-            for gone in ids.iter().filter_map(|id| keyslot::take_out(&mut metadata, *id)) {
-                let wiped = fill_random(edit.store, env, gone.area.offset, gone.area.size);
-                edit.noted(wiped)?;
-            }
-            // One flush for all areas: none may be forgotten by the header before its bytes are gone for good.
-            let wiped = edit.store.flush().map_err(Error::from);
+            let gone: Vec<Keyslot> = ids.iter().filter_map(|id| keyslot::take_out(&mut metadata, *id)).collect();
+            // One flush for all marks, one for what is behind them: none may be forgotten by the header before its bytes are
+            // gone for good.
+            let mut wiped = gone.iter().try_for_each(|keyslot| mark_area(edit.store, &keyslot.area));
+            wiped = wiped.and_then(|()| Ok(edit.store.flush()?));
+            wiped =
+                wiped.and_then(|()| gone.iter().try_for_each(|keyslot| fill_marked(edit.store, env, &keyslot.area)));
+            wiped = wiped.and_then(|()| Ok(edit.store.flush()?));
             edit.noted(wiped)?;
             let gaps = gaps(&metadata);
             edit.commit(metadata)?;

@@ -294,7 +294,7 @@ impl Promise {
 
 /// Whether a look at the keyslot areas says that the removal of this one was cut short.
 fn is_named_by_check(platter: &MemDisk, slot: &Slot) -> bool {
-    let header = luks::load_unlocked(platter, &Limits::default()).unwrap();
-    let found = luks::check::areas_unlocked(platter, header.metadata(), &Limits::default());
+    let header = luks::load_any(platter, &Limits::default()).unwrap();
+    let found = luks::check::areas_unlocked(platter, &header.metadata(), &Limits::default());
     luks::check::half_removed(&found).contains(&luks::KeyslotId(slot.id))
 }
