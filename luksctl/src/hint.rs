@@ -50,19 +50,6 @@ pub(crate) fn of_luks(path: &Path, error: &Error) -> Option<String> {
         Error::LastKeyslot { .. } => {
             format!("luksctl keyslot add {image}, or --force if the data may be lost")
         }
-        Error::TokenMissing { .. }
-        | Error::TokenInUse { .. }
-        | Error::TokenUnassigned { .. }
-        | Error::NoFreeToken { .. } => {
-            format!("luksctl token list {image}")
-        }
-        Error::TokenRange { .. } => "leave the number out: the lowest free one is taken".to_owned(),
-        Error::TokenInvalid { .. } => "a token looks like {\"type\":\"name\",\"keyslots\":[\"0\"]}".to_owned(),
-        Error::JsonFull { .. } => {
-            format!("`luksctl token list {image}` and `luksctl keyslot list {image}` show what could go")
-        }
-        Error::NoFreeDigest { .. } => format!("luksctl keyslot kill {image} N frees that of an unbound keyslot"),
-        Error::KeyUnknown => "is it the key of this volume? `luksctl key export` writes it".to_owned(),
         Error::KeyslotInUse { .. } => format!("luksctl keyslot list {image} shows which are free"),
         Error::NoFreeKeyslot { .. } | Error::NoFreeArea { .. } => {
             format!("luksctl keyslot remove {image} frees one")
@@ -89,6 +76,26 @@ pub(crate) fn of_luks(path: &Path, error: &Error) -> Option<String> {
         Error::ReadBack { .. } => "the medium fails: look at `dmesg`".to_owned(),
         Error::DeviceTooSmall { .. } => "make it larger: --size, or another device".to_owned(),
         Error::Block(error) => return of_kind(error.kind),
+        _ => return of_metadata(&image.to_string(), error),
+    })
+}
+
+/// After an error about tokens, room in the metadata, and volume keys in files.
+fn of_metadata(image: &str, error: &Error) -> Option<String> {
+    Some(match error {
+        Error::TokenMissing { .. }
+        | Error::TokenInUse { .. }
+        | Error::TokenUnassigned { .. }
+        | Error::NoFreeToken { .. } => {
+            format!("luksctl token list {image}")
+        }
+        Error::TokenRange { .. } => "leave the number out: the lowest free one is taken".to_owned(),
+        Error::TokenInvalid { .. } => "a token looks like {\"type\":\"name\",\"keyslots\":[\"0\"]}".to_owned(),
+        Error::JsonFull { .. } => {
+            format!("`luksctl token list {image}` and `luksctl keyslot list {image}` show what could go")
+        }
+        Error::NoFreeDigest { .. } => format!("luksctl keyslot kill {image} N frees that of an unbound keyslot"),
+        Error::KeyUnknown => "is it the key of this volume? `luksctl key export` writes it".to_owned(),
         _ => return None,
     })
 }
