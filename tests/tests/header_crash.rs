@@ -19,7 +19,7 @@ fn nothing_to_lose(operation: &Operation, flush: usize, flushes: usize) -> bool 
         "LUKS1: keyslot change" => [3, 4, 6].contains(&flush),
         "LUKS1: change of the keyslot in two sectors" => [4, 5, 8].contains(&flush),
         // What follows it touches only bytes that neither copy names, and is flushed too.
-        "erase" => flush == 2,
+        "erase" => flush == 3,
         // The recovery file stands behind every moment before the last flush.
         _ => operation.recovery && flush + 1 < flushes,
     }
