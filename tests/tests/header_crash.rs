@@ -16,8 +16,8 @@ fn nothing_to_lose(operation: &Operation, flush: usize, flushes: usize) -> bool 
         // The keyslot is at risk from the first write to the last flush.
         "keyslot change in place" => flush == 0,
         // Not seen by the promise, which lets a LUKS1 keyslot pass through another place: a limit of this campaign.
-        "LUKS1: keyslot change" => [3, 4, 6].contains(&flush),
-        "LUKS1: change of the keyslot in two sectors" => [4, 5, 8].contains(&flush),
+        "LUKS1: keyslot change" => [4, 8].contains(&flush),
+        "LUKS1: change of the keyslot in two sectors" => [5, 6, 10].contains(&flush),
         // What follows it touches only bytes that neither copy names, and is flushed too.
         "erase" => flush == 3,
         // The recovery file stands behind every moment before the last flush.
