@@ -203,7 +203,9 @@ pub(crate) fn of_key_source(error: &KeySourceError) -> Option<String> {
 pub(crate) fn of_open(path: &Path, error: &io::Error) -> Option<String> {
     Some(match error.kind() {
         io::ErrorKind::NotFound => format!("check the name: ls -l {}", parent(path)),
-        io::ErrorKind::PermissionDenied => format!("look at its owner and mode: ls -l {}", path.display()),
+        io::ErrorKind::PermissionDenied => {
+            format!("look at its owner and mode, or run this as root: ls -l {}", path.display())
+        }
         io::ErrorKind::ReadOnlyFilesystem => "copy it to a writable file system".to_owned(),
         io::ErrorKind::IsADirectory => "name the image file in it, or a block device".to_owned(),
         _ => return None,
