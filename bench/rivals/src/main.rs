@@ -21,12 +21,14 @@ use clap::Parser;
 use dmcrypt::Kernel;
 use luksbench::contender::{self, Entry};
 use luksbench::limit::Limit;
-use luksbench::rounds::{Plan, interleaved};
+use luksbench::rounds::{Case, Plan, interleaved};
 
 use report::{Measured, Report};
 
 const AWS_LC: &str = "aws-lc";
 const OPENSSL: &str = "OpenSSL";
+/// How often a disturbed case is measured at most.
+const ATTEMPTS: usize = 4;
 
 /// AES-256-XTS against aes + xts-mode, OpenSSL, aws-lc and the machine's own limit, interleaved in one run.
 #[derive(Parser)]
@@ -79,7 +81,7 @@ fn run(cli: &Cli) -> Result<()> {
     for case in cases {
         // Medians of many rounds cost seconds where one call takes a good part of one.
         let rounds = if case.call_bytes > 1 << 20 { plan.rounds.min(31) } else { plan.rounds };
-        let measured = Measured::new(case, &entries, &interleaved(case, &entries, Plan { rounds, ..plan })?);
+        let measured = undisturbed(case, &entries, Plan { rounds, ..plan })?;
         if !cli.json {
             table::case(&measured);
         }
@@ -92,6 +94,21 @@ fn run(cli: &Cli) -> Result<()> {
         table::targets(&report.targets);
     }
     Ok(())
+}
+
+/// The case, measured again where the limits say that somebody else was at work; the calmest attempt is what counts.
+/// Only the limits decide, never what a contender reached.
+fn undisturbed(case: Case, entries: &[Entry], plan: Plan) -> Result<Measured> {
+    let mut calmest = Measured::new(case, entries, &interleaved(case, entries, plan)?);
+    let mut attempts = 1;
+    while calmest.is_disturbed() && attempts < ATTEMPTS {
+        let again = Measured::new(case, entries, &interleaved(case, entries, plan)?);
+        attempts += 1;
+        if again.limit_spread() < calmest.limit_spread() {
+            calmest = again;
+        }
+    }
+    Ok(Measured { attempts, ..calmest })
 }
 
 /// Ours, fastest first, then the rivals.

@@ -27,6 +27,9 @@ pub(crate) struct Report {
     pub(crate) targets: Vec<Target>,
 }
 
+/// Quartiles of the limits further apart than this are the work of others.
+const CALM_SPREAD: f64 = 0.025;
+
 /// One case with all contenders.
 #[derive(Serialize)]
 pub(crate) struct Measured {
@@ -36,6 +39,8 @@ pub(crate) struct Measured {
     pub(crate) operation: &'static str,
     pub(crate) threads: usize,
     pub(crate) single_sector: bool,
+    /// How often it was measured; this is the calmest attempt.
+    pub(crate) attempts: usize,
     pub(crate) limits: Vec<LimitRate>,
     pub(crate) rows: Vec<Row>,
 }
@@ -116,9 +121,21 @@ impl Measured {
             operation: case.direction.name(),
             threads: case.threads,
             single_sector: cases::is_single(&case),
+            attempts: 1,
             limits: limits(entries, rates),
             rows: entries.iter().zip(rates).filter_map(row).collect(),
         }
+    }
+
+    /// How far apart the quartiles of its limits are, of their median; that of the most restless one.
+    pub(crate) fn limit_spread(&self) -> f64 {
+        let spread = |limit: &LimitRate| (limit.gb_per_s.high - limit.gb_per_s.low) / limit.gb_per_s.median;
+        self.limits.iter().map(spread).fold(0.0, f64::max)
+    }
+
+    /// Whether somebody else was at work on the machine: nothing but that moves a limit, which needs no memory.
+    pub(crate) fn is_disturbed(&self) -> bool {
+        self.limit_spread() > CALM_SPREAD
     }
 
     /// Whether it is this one.

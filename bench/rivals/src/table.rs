@@ -26,6 +26,10 @@ pub(crate) fn case(measured: &Measured) {
         .collect();
     println!("\n{}", measured.name);
     println!("limits: {}", if limits.is_empty() { "none on this machine".into() } else { limits.join(", ") });
+    if measured.attempts > 1 {
+        let restless = if measured.is_disturbed() { "still disturbed" } else { "calm now" };
+        println!("measured {} times, as others were at work; the calmest: {restless}", measured.attempts);
+    }
     println!(
         "{:<15} {:>22} {:>11}   {:>19} {:<11}  {:>10} {:>8} {:>9}",
         "",

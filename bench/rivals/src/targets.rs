@@ -100,6 +100,16 @@ mod tests {
     }
 
     #[test]
+    fn restless_limits_are_the_work_of_others() {
+        assert!(!measured(1 << 16, 8.75e9, 3e9).is_disturbed());
+        let mut measured = measured(1 << 16, 8.75e9, 3e9);
+        let limit = &mut measured.limits[0].gb_per_s;
+        limit.high = limit.median * 1.02;
+        limit.low = limit.median * 0.99;
+        assert!(measured.is_disturbed(), "spread {}", measured.limit_spread());
+    }
+
+    #[test]
     fn met_missed_and_not_measured() {
         let targets = judged(&[measured(CALL_BYTES, 8.8e9, 1.3e9), measured(512, 6.4e9, 1e9)]);
         assert_eq!(targets.len(), 28);
