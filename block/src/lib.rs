@@ -1,7 +1,8 @@
 //! Positional block I/O: the [`BlockIo`] trait and the disks that need nothing but a file or memory.
 //!
 //! [`FileDisk`] is a file or a block device, [`MemDisk`] memory, [`Window`] a range of another disk, [`ByteView`] the one
-//! byte-granular adaptor; [`fault`] holds the disks that fail on purpose. [`Bytes`] and [`Sectors`] are the units.
+//! byte-granular adaptor; [`fault`] holds the disks that fail on purpose. [`BlockQueue`] is block I/O by submission and
+//! completion. [`Bytes`] and [`Sectors`] are the units.
 //! This crate knows nothing of LUKS, of keys or of ciphers.
 
 #![forbid(unsafe_code)]
@@ -15,6 +16,7 @@ mod file;
 mod io;
 mod lock;
 mod memory;
+mod queue;
 mod range_lock;
 pub mod signature;
 mod units;
@@ -27,5 +29,8 @@ pub use file::{Direct, FileDisk, OpenMode};
 pub use io::{BlockIo, Geometry};
 pub use lock::{LockError, MetadataLock, UseLock};
 pub use memory::MemDisk;
+pub use queue::{
+    BlockQueue, Completion, Full, IoBuf, LARGE_BUFFER_BYTES, PreadQueue, QueueOp, SMALL_BUFFER_BYTES, Waker,
+};
 pub use units::{Bytes, SECTOR_BYTES, Sectors};
 pub use window::Window;
