@@ -134,6 +134,20 @@ pub enum ExportError {
         /// The disk's error.
         source: Arc<BlockError>,
     },
+    /// An NBD export cannot have this name, or two have it.
+    #[error("{name:?} cannot be the name of an NBD export")]
+    ExportName {
+        /// The name.
+        name: String,
+    },
+    /// The socket of an NBD server cannot be made.
+    #[error("cannot listen on {}: {source}", path.display())]
+    Socket {
+        /// Where.
+        path: PathBuf,
+        /// The system's error.
+        source: io::Error,
+    },
     /// The connection to the kernel broke.
     #[error("the FUSE session on {} ended: {source}", mount_point.display())]
     Session {

@@ -2,6 +2,7 @@
 //! plaintext disk, and what it answers is what that disk said.
 //!
 //! * [`fuse`]: one folder with one file whose bytes are the disk.
+//! * [`nbd`]: a Unix socket that speaks NBD.
 //!
 //! Invariants that hold for every export: a request is answered with success only after the disk said so; a range that
 //! was told to be zero reads as zero, because zeros were written through the disk and nothing was punched out below
@@ -9,3 +10,4 @@
 #![forbid(unsafe_code)]
 
 pub mod fuse;
+pub mod nbd;

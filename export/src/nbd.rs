@@ -1,0 +1,347 @@
+//! Disks over the NBD protocol, on a Unix socket: without root, without the kernel, for qemu, libnbd, nbdkit, nbd-client.
+//!
+//! * **Who may.** The socket has mode 0600, and whoever connects is asked of the kernel: the user who serves, and root.
+//! * **No silent success.** A request is answered after the disk did it; a flush covers every write completed before it on any
+//!   connection, so clients may use several (`CAN_MULTI_CONN`). After a failed flush the export takes no more writes.
+//! * **No hole is ever zero.** Block status says "data" for everything, zeros are written through the disk.
+//! * **Hostile clients** cost what they may: bounded options, payloads, threads and connections, a deadline for the haggling. Who
+//!   breaks the protocol is closed, with the reason in the log. Who stops reading or hangs stops his own connection only.
+//! * The size is told once per connection: a disk that has grown is seen by those who connect afterwards.
+//!
+//! Source: `doc/proto.md` and `doc/uri.md` of the NBD project.
+
+mod codec;
+mod connection;
+mod guests;
+mod handshake;
+mod requests;
+mod served_disk;
+mod spoken;
+
+use std::fs::Permissions;
+use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::{JoinHandle, sleep};
+use std::time::Duration;
+
+use block::BlockIo;
+use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+
+use crate::fuse::ExportError;
+use guests::Guests;
+use handshake::NAME_MAX_BYTES;
+use served_disk::ServedDisk;
+
+pub use spoken::speak;
+
+/// Connections served at a time. More wait in the socket's queue until one ends.
+const CONNECTIONS_MAX: usize = 64;
+/// Threads per connection when [`NbdOptions::threads`] is 0.
+const DEFAULT_THREADS: usize = 16;
+/// Fewest threads: one at the door, one in the disk.
+const MIN_THREADS: usize = 2;
+/// Most threads.
+const MAX_THREADS: usize = 64;
+/// Before another try to take a connection when there is nothing left to take it with.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
+/// Longest path of a Unix socket.
+pub const SOCKET_PATH_MAX_BYTES: usize = 107;
+
+/// A disk and the name that it goes by.
+pub struct NbdDisk {
+    /// The name that clients ask for. The first disk of a server also answers to the empty name.
+    pub name: String,
+    /// A line for people.
+    pub description: String,
+    /// The disk.
+    pub disk: Arc<dyn BlockIo>,
+    /// Refuse writes, also when the disk itself would take them.
+    pub read_only: bool,
+}
+
+/// How to serve.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NbdOptions {
+    /// Requests of one connection that are carried out at once, a thread each; 0 for the default; raised to 2, lowered to 64.
+    pub threads: usize,
+    /// How long a client may take from connecting to its first request.
+    pub haggle_time: Duration,
+}
+
+impl Default for NbdOptions {
+    fn default() -> NbdOptions {
+        NbdOptions { threads: 0, haggle_time: Duration::from_secs(30) }
+    }
+}
+
+/// A client that uses an export.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NbdClient {
+    /// Process that connected, as the kernel said then.
+    pub pid: Option<i32>,
+    /// Name of the export.
+    pub export: String,
+}
+
+/// Why a connection ended before its client wanted it to.
+#[derive(Debug, thiserror::Error)]
+enum ConnectionError {
+    #[error("{0}")]
+    Garbage(String),
+    #[error("it wants the export \"{0}\", which is not there")]
+    UnknownExport(String),
+    #[error("the server is closing")]
+    Closing,
+    #[error("user {0} may not use it")]
+    Stranger(u32),
+    #[error("{}", if matches!(.0.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) {
+        "it did not say in time what it wants".to_owned()
+    } else {
+        .0.to_string()
+    })]
+    Io(#[from] io::Error),
+}
+
+/// One disk with its name, as connections see it.
+struct Export {
+    name: String,
+    description: String,
+    disk: Arc<ServedDisk>,
+}
+
+impl Export {
+    fn new(disk: NbdDisk) -> Export {
+        let NbdDisk { name, description, disk, read_only } = disk;
+        let description = description.chars().take(NAME_MAX_BYTES / 4).collect();
+        Export { name, description, disk: Arc::new(ServedDisk::new(disk, read_only)) }
+    }
+}
+
+/// A running server. Dropping it cuts every connection and ends it; [`NbdExport::stop`] also tells of a failed last flush.
+pub struct NbdExport {
+    socket: PathBuf,
+    /// Device and inode of the socket.
+    identity: (u64, u64),
+    exports: Arc<Vec<Export>>,
+    guests: Arc<Guests>,
+    wake: Arc<OwnedFd>,
+    doorman: Option<JoinHandle<()>>,
+}
+
+impl std::fmt::Debug for NbdExport {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.debug_struct("NbdExport").field("socket", &self.socket).finish_non_exhaustive()
+    }
+}
+
+impl NbdExport {
+    /// The socket.
+    #[must_use]
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// Whether the socket is where it was made: nobody has removed or replaced it.
+    #[must_use]
+    pub fn is_reachable(&self) -> bool {
+        identity(&self.socket).is_ok_and(|now| now == self.identity)
+    }
+
+    /// Who uses an export now. A client that only asks what there is does not count.
+    #[must_use]
+    pub fn clients(&self) -> Vec<NbdClient> {
+        self.guests.users()
+    }
+
+    /// If nobody uses an export, lets nobody in any more and answers with an empty list; else says who does and changes nothing.
+    #[must_use]
+    pub fn shut_if_unused(&self) -> Vec<NbdClient> {
+        self.guests.shut_if_unused()
+    }
+
+    /// Lets clients in again after [`NbdExport::shut_if_unused`].
+    pub fn reopen(&self) {
+        self.guests.open();
+    }
+
+    /// Cuts every connection, waits until what is in the disk has come back, removes the socket and flushes.
+    ///
+    /// # Errors
+    /// [`ExportError::FinalFlush`] with the socket's path.
+    pub fn stop(&mut self) -> Result<(), ExportError> {
+        self.end();
+        for export in self.exports.iter() {
+            let flushed = export.disk.flush_disk();
+            flushed.map_err(|error| ExportError::FinalFlush {
+                mount_point: self.socket.clone(),
+                source: Arc::new(error),
+            })?;
+        }
+        Ok(())
+    }
+
+    fn end(&mut self) {
+        let Some(doorman) = self.doorman.take() else {
+            return;
+        };
+        self.guests.send_away();
+        if let Err(errno) = rustix::io::write(&*self.wake, &1_u64.to_ne_bytes()) {
+            log::error!("cannot wake the thread that takes connections: {errno}");
+        }
+        if doorman.join().is_err() {
+            log::error!("the thread that takes connections panicked");
+        }
+        // The door may have let somebody in before it saw the end.
+        self.guests.send_away();
+        self.guests.wait_until_gone();
+        if self.is_reachable()
+            && let Err(error) = std::fs::remove_file(&self.socket)
+        {
+            log::warn!("cannot remove {}: {error}", self.socket.display());
+        }
+    }
+}
+
+impl Drop for NbdExport {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// Serves `disks` on a new Unix socket at `socket`, whose folder should be the user's own, from threads of its own.
+///
+/// # Errors
+/// [`ExportError::ExportName`] for a name that is empty, too long or there twice, or no disk at all; [`ExportError::Socket`].
+pub fn serve(disks: Vec<NbdDisk>, socket: &Path, options: &NbdOptions) -> Result<NbdExport, ExportError> {
+    let exports: Arc<Vec<Export>> = Arc::new(disks.into_iter().map(Export::new).collect());
+    check_names(&exports)?;
+    let failed = |source| ExportError::Socket { path: socket.to_path_buf(), source };
+    let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC).map_err(|errno| failed(errno.into()))?);
+    let listener = UnixListener::bind(socket).map_err(failed)?;
+    let prepared = std::fs::set_permissions(socket, Permissions::from_mode(0o600))
+        .and_then(|()| listener.set_nonblocking(true))
+        .and_then(|()| identity(socket));
+    let remove = |error| {
+        let _ = std::fs::remove_file(socket);
+        failed(error)
+    };
+    let identity = prepared.map_err(remove)?;
+    let guests = Arc::new(Guests::default());
+    let door = Door {
+        listener,
+        wake: Arc::clone(&wake),
+        exports: Arc::clone(&exports),
+        guests: Arc::clone(&guests),
+        haggle_time: options.haggle_time,
+        threads_max: match options.threads {
+            0 => DEFAULT_THREADS,
+            wanted => wanted.clamp(MIN_THREADS, MAX_THREADS),
+        },
+    };
+    let doorman =
+        std::thread::Builder::new().name("nbd-door".to_owned()).spawn(move || door.keep()).map_err(remove)?;
+    Ok(NbdExport { socket: socket.to_path_buf(), identity, exports, guests, wake, doorman: Some(doorman) })
+}
+
+fn check_names(exports: &[Export]) -> Result<(), ExportError> {
+    let bad = |name: &str| Err(ExportError::ExportName { name: name.chars().take(100).collect() });
+    if exports.is_empty() {
+        return bad("");
+    }
+    for (at, export) in exports.iter().enumerate() {
+        let twice = exports[..at].iter().any(|other| other.name == export.name);
+        if export.name.is_empty() || export.name.len() > NAME_MAX_BYTES || twice {
+            return bad(&export.name);
+        }
+    }
+    Ok(())
+}
+
+fn identity(socket: &Path) -> io::Result<(u64, u64)> {
+    let metadata = std::fs::symlink_metadata(socket)?;
+    Ok((metadata.dev(), metadata.ino()))
+}
+
+/// Takes connections.
+struct Door {
+    listener: UnixListener,
+    wake: Arc<OwnedFd>,
+    exports: Arc<Vec<Export>>,
+    guests: Arc<Guests>,
+    haggle_time: Duration,
+    threads_max: usize,
+}
+
+impl Door {
+    fn keep(&self) {
+        while self.guests.wait_for_room(CONNECTIONS_MAX) {
+            let mut ready = [self.listener.as_fd(), self.wake.as_fd()]
+                .map(|event| PollFd::from_borrowed_fd(event, PollFlags::IN));
+            match poll(&mut ready, None) {
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(errno) => {
+                    log::error!("cannot wait for connections: {errno}");
+                    sleep(ACCEPT_PAUSE);
+                }
+            }
+            if self.guests.is_over() {
+                break;
+            }
+            match self.listener.accept() {
+                Ok((stream, _)) => self.attend(stream),
+                Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
+                // Out of descriptors, most likely: the connection stays in the queue, so poll would return at once for ever.
+                Err(error) => {
+                    log::warn!("a connection cannot be taken: {error}");
+                    sleep(ACCEPT_PAUSE);
+                }
+            }
+        }
+    }
+
+    fn attend(&self, stream: UnixStream) {
+        let pid = match check_peer(&stream) {
+            Ok(pid) => pid,
+            Err(error) => return log::warn!("a connection was closed: {error}"),
+        };
+        let place = self.guests.arrive(stream, pid);
+        let (exports, haggle_time, threads_max) = (Arc::clone(&self.exports), self.haggle_time, self.threads_max);
+        let serve = move || connection::serve(place, &exports, haggle_time, threads_max);
+        if let Err(error) = std::thread::Builder::new().name("nbd".to_owned()).spawn(serve) {
+            log::error!("a connection was closed: cannot start a thread: {error}");
+        }
+    }
+}
+
+/// Only the same user and root may connect, whatever the permissions of the socket have become.
+fn check_peer(stream: &UnixStream) -> Result<Option<i32>, ConnectionError> {
+    stream.set_nonblocking(false)?;
+    let peer = rustix::net::sockopt::socket_peercred(stream).map_err(io::Error::from)?;
+    if peer.uid.is_root() || peer.uid == rustix::process::geteuid() {
+        return Ok(Some(peer.pid.as_raw_nonzero().get()));
+    }
+    Err(ConnectionError::Stranger(peer.uid.as_raw()))
+}
+
+/// The URI of the first export on `socket`, as libnbd and qemu take it.
+#[must_use]
+pub fn uri(socket: &Path) -> String {
+    use std::fmt::Write as _;
+    use std::os::unix::ffi::OsStrExt as _;
+    let mut uri = "nbd+unix:///?socket=".to_owned();
+    for byte in socket.as_os_str().as_bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'/' | b'-' | b'.' | b'_' | b'~' => uri.push(char::from(*byte)),
+            // Writing to a String cannot fail.
+            other => drop(write!(uri, "%{other:02X}")),
+        }
+    }
+    uri
+}
+
+#[cfg(test)]
+mod tests;
