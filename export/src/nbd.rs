@@ -242,8 +242,7 @@ pub fn serve(disks: Vec<NbdDisk>, socket: &Path, options: &NbdOptions) -> Result
             wanted => wanted.clamp(MIN_THREADS, MAX_THREADS),
         },
     };
-    let doorman =
-        std::thread::Builder::new().name("nbd-door".to_owned()).spawn(move || door.keep()).map_err(remove)?;
+    let doorman = std::thread::Builder::new().name("nbd-door".to_owned()).spawn(move || door.keep()).map_err(remove)?;
     Ok(NbdExport { socket: socket.to_path_buf(), identity, exports, guests, wake, doorman: Some(doorman) })
 }
 
@@ -279,8 +278,8 @@ struct Door {
 impl Door {
     fn keep(&self) {
         while self.guests.wait_for_room(CONNECTIONS_MAX) {
-            let mut ready = [self.listener.as_fd(), self.wake.as_fd()]
-                .map(|event| PollFd::from_borrowed_fd(event, PollFlags::IN));
+            let mut ready =
+                [self.listener.as_fd(), self.wake.as_fd()].map(|event| PollFd::from_borrowed_fd(event, PollFlags::IN));
             match poll(&mut ready, None) {
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
                 Err(errno) => {

@@ -15,10 +15,10 @@ use std::time::{Duration, Instant};
 use block::AlignedBuf;
 use rustix::net::{SendAncillaryBuffer, SendFlags, sendmsg};
 
+use super::Export;
 use super::guests::{Guests, Place};
 use super::handshake::{Agreed, haggle};
 use super::requests::{BUFFER_BYTES, Replies, answer, take};
-use super::Export;
 
 /// A stream on which everything has to happen before a point in time.
 struct Timed<'a> {

@@ -1,8 +1,9 @@
 //! A client of our own, byte by byte: what real programs never send, and what a server owes those that do.
+#![allow(clippy::cast_possible_truncation)]
 
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
-use std::sync::mpsc;
+use std::sync::{Mutex, mpsc};
 
 use block::fault::{FaultDisk, Op};
 use block::{BlockError, BlockErrorKind, Bytes, Geometry, MemDisk};
@@ -26,9 +27,12 @@ fn memory() -> Arc<MemDisk> {
 }
 
 fn served(disk: Arc<dyn BlockIo>) -> (tempfile::TempDir, NbdExport) {
+    served_with(disk, &NbdOptions::default())
+}
+
+fn served_with(disk: Arc<dyn BlockIo>, options: &NbdOptions) -> (tempfile::TempDir, NbdExport) {
     let folder = tempfile::tempdir().unwrap();
-    let options = NbdOptions { haggle_time: Duration::from_millis(500), ..NbdOptions::default() };
-    let export = serve(vec![named("disk", disk)], &folder.path().join("nbd"), &options).unwrap();
+    let export = serve(vec![named("disk", disk)], &folder.path().join("nbd"), options).unwrap();
     (folder, export)
 }
 
@@ -82,7 +86,8 @@ fn a_user_keeps_the_door_from_being_shut_and_a_looker_does_not() {
 
 #[test]
 fn a_half_handshake_ends_in_time_and_frees_its_place() {
-    let (_folder, export) = served(memory());
+    let options = NbdOptions { haggle_time: Duration::from_millis(300), ..NbdOptions::default() };
+    let (_folder, export) = served_with(memory(), &options);
     let mut slow = UnixStream::connect(export.socket()).unwrap();
     let mut greeting = [0; 18];
     slow.read_exact(&mut greeting).unwrap();
@@ -177,8 +182,6 @@ struct Slow {
     inner: MemDisk,
     gate: Mutex<mpsc::Receiver<()>>,
 }
-
-use std::sync::Mutex;
 
 impl BlockIo for Slow {
     fn geometry(&self) -> Geometry {

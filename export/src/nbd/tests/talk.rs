@@ -75,7 +75,8 @@ fn contexts_need_structured_replies_and_an_exact_name() {
     let list = |queries: &[&str]| option_bytes(option::LIST_META_CONTEXT, &context_data("", queries));
     let set = |queries: &[&str]| option_bytes(option::SET_META_CONTEXT, &context_data("", queries));
     assert_eq!(reply_types(&list(&[])), [reply::ERR_INVALID]);
-    let after = |bytes: Vec<u8>| reply_types(&[option_bytes(option::STRUCTURED_REPLY, &[]), bytes].concat())[1..].to_vec();
+    let after =
+        |bytes: Vec<u8>| reply_types(&[option_bytes(option::STRUCTURED_REPLY, &[]), bytes].concat())[1..].to_vec();
     for found in [list(&[]), list(&["base:"]), list(&["qemu:x", "base:allocation"]), set(&["base:allocation"])] {
         assert_eq!(after(found), [reply::META_CONTEXT, reply::ACK]);
     }
@@ -90,7 +91,9 @@ fn contexts_need_structured_replies_and_an_exact_name() {
 fn liars_in_the_handshake_are_closed_with_a_reason() {
     let reason = |input: &[u8]| said(vec![named("disk", memory())], input, 4096).1.unwrap_err();
     assert!(reason(&[0xff; 4]).contains("unknown handshake flags"));
-    assert!(reason(&[0, 0, 0, 3, b'G', b'E', b'T', b' ', b'/', 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]).contains("something else"));
+    assert!(
+        reason(&[0, 0, 0, 3, b'G', b'E', b'T', b' ', b'/', 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]).contains("something else")
+    );
     let mut huge = vec![0, 0, 0, 3];
     huge.extend(option_bytes(option::GO, &[]));
     huge.splice(16.., [0xff; 4]);
