@@ -120,6 +120,15 @@ impl CryptTarget {
         size.unwrap_or(512)
     }
 
+    /// Refuses a target whose text the kernel would read as another one: a cipher out of somebody's header may hold spaces,
+    /// and behind them another key and another device.
+    pub(crate) fn check(&self) -> Result<(), DmError> {
+        match self.to_string().parse::<CryptTarget>() {
+            Ok(read) if read == *self => Ok(()),
+            _ => bad("cipher, key, device and options must be one word each, of printable ASCII", &self.cipher),
+        }
+    }
+
     /// Whether `option` is set.
     #[must_use]
     pub fn has(&self, option: &CryptOption) -> bool {
@@ -306,6 +315,29 @@ mod tests {
         );
         assert_eq!(target.sector_size_bytes(), 4096);
         assert_eq!(target.with_sector_size(512).sector_size_bytes(), 512);
+    }
+
+    #[test]
+    fn a_target_that_reads_as_another_one_is_refused() {
+        let key = KeyReference::luks2(64, "7f0c9a4e-1234-4cde-8899-aabbccddeeff", 0);
+        let target = |cipher: &str| CryptTarget::new(cipher, key.clone(), DevNo { major: 7, minor: 0 }, Sectors(32768));
+        for good in ["aes-xts-plain64", "capi:authenc(hmac(sha256),xts(aes))-random", "xchacha20,aes-adiantum-plain64"]
+        {
+            target(good).check().unwrap();
+        }
+        let other_device = format!("aes-xts-plain64 {} 0 8:0 0 0", "00".repeat(64));
+        for hostile in
+            [&*other_device, "aes-xts-plain64 - 0 8:0 0 1", "", " ", "aes-xts-plain64\n", "aes\u{a0}", "aes\0"]
+        {
+            let error = target(hostile).check().unwrap_err();
+            assert!(matches!(error, DmError::BadTable { .. }), "{hostile:?}: {error}");
+        }
+        let mut twisted = target("aes-xts-plain64");
+        twisted.key = KeyReference::luks2(64, "x 0 8:0 0 0 ", 0);
+        assert!(twisted.check().is_err());
+        twisted = target("aes-xts-plain64");
+        twisted.options = vec![CryptOption::Other("allow_discards sector_size:4096".to_owned())];
+        assert!(twisted.check().is_err());
     }
 
     fn key() -> impl Strategy<Value = KeyReference> {

@@ -4,11 +4,13 @@
 //!   takes no cookie from its caller.
 //! * Table status: the crate neither asks the kernel to wipe its copy (`DM_SECURE_DATA_FLAG`) nor wipes its own, and a
 //!   table that another tool made may hold a key.
+//! * The list of names: the crate gives none of them if one is not ASCII.
 //!
 //! Bytes of `struct dm_ioctl`: 0 version (three u32), 12 data size, 16 data start, 20 target count, 24 open count,
 //! 28 flags, 32 event number, 36 padding, 40 device (u64), 48 name (128), 176 uuid (129), 305 to 312 unused; the data
 //! follows. Bytes of `struct dm_target_spec`: 0 first sector (u64), 8 length (u64), 16 status, 20 next (u32, from the
-//! start of the data), 24 type (16), then its text. Native byte order.
+//! start of the data), 24 type (16), then its text. Bytes of `struct dm_name_list`: 0 device (u64, 0 for none), 8 next (u32,
+//! from its own start; 0 for the last), 12 the name. Native byte order.
 //! Source: `include/uapi/linux/dm-ioctl.h`, `drivers/md/dm-ioctl.c`.
 
 use std::io;
@@ -16,6 +18,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 use zeroize::Zeroizing;
 
+const DM_LIST_DEVICES: u8 = 2;
 const DM_DEV_REMOVE: u8 = 4;
 const DM_DEV_SUSPEND: u8 = 6;
 const DM_TABLE_STATUS: u8 = 12;
@@ -40,6 +43,8 @@ const NAME_BYTES: usize = 128;
 const HEADER_BYTES: usize = 312;
 /// `sizeof(struct dm_target_spec)`.
 const TARGET_BYTES: usize = 40;
+/// Where the name stands in `struct dm_name_list`.
+const NAME_AT: usize = 12;
 /// Room for data at first; doubled while the kernel says it is too little.
 const FIRST_DATA_BYTES: usize = 16 << 10;
 const MAX_DATA_BYTES: usize = 16 << 20;
@@ -95,11 +100,21 @@ pub(crate) fn targets(control: BorrowedFd<'_>, name: &str, query: Query) -> io::
         Query::Inactive => FLAG_STATUS_TABLE | FLAG_NOFLUSH | FLAG_QUERY_INACTIVE_TABLE,
         Query::Status => FLAG_NOFLUSH,
     };
+    parse_targets(&answer_of(control, DM_TABLE_STATUS, name, flags | FLAG_SECURE_DATA)?)
+}
+
+/// The names of all mappings, whatever bytes they have.
+pub(crate) fn names(control: BorrowedFd<'_>) -> io::Result<Vec<Vec<u8>>> {
+    parse_names(&answer_of(control, DM_LIST_DEVICES, "", 0)?)
+}
+
+/// The answer to an ioctl whose length is not known before.
+fn answer_of(control: BorrowedFd<'_>, command: u8, name: &str, flags: u32) -> io::Result<Zeroizing<Vec<u8>>> {
     let mut data_bytes = FIRST_DATA_BYTES;
     loop {
-        let buffer = call(control, DM_TABLE_STATUS, name, flags | FLAG_SECURE_DATA, 0, data_bytes)?;
+        let buffer = call(control, command, name, flags, 0, data_bytes)?;
         if word(&buffer, AT_FLAGS)? & FLAG_BUFFER_FULL == 0 {
-            return parse_targets(&buffer);
+            return Ok(buffer);
         }
         data_bytes *= 2;
         if data_bytes > MAX_DATA_BYTES {
@@ -132,11 +147,31 @@ fn text(bytes: &[u8]) -> io::Result<&str> {
     std::str::from_utf8(&bytes[..end]).map_err(|_| invalid())
 }
 
-fn parse_targets(buffer: &[u8]) -> io::Result<Vec<RawTarget>> {
-    let count = word(buffer, AT_TARGET_COUNT)?;
+/// What follows the header.
+fn data_of(buffer: &[u8]) -> io::Result<&[u8]> {
     let start = index(word(buffer, AT_DATA_START)?)?;
     let end = index(word(buffer, AT_DATA_SIZE)?)?.min(buffer.len());
-    let data = buffer.get(start..end.max(start)).ok_or_else(invalid)?;
+    buffer.get(start..end.max(start)).ok_or_else(invalid)
+}
+
+fn parse_names(buffer: &[u8]) -> io::Result<Vec<Vec<u8>>> {
+    let mut rest = data_of(buffer)?;
+    let mut found = Vec::new();
+    while !rest.is_empty() && long(rest, 0)? != 0 {
+        let name = rest.get(NAME_AT..).ok_or_else(invalid)?;
+        let end = name.iter().position(|byte| *byte == 0).ok_or_else(invalid)?;
+        found.push(name[..end].to_vec());
+        match index(word(rest, 8)?)? {
+            0 => break,
+            next => rest = rest.get(next..).ok_or_else(invalid)?,
+        }
+    }
+    Ok(found)
+}
+
+fn parse_targets(buffer: &[u8]) -> io::Result<Vec<RawTarget>> {
+    let count = word(buffer, AT_TARGET_COUNT)?;
+    let data = data_of(buffer)?;
     let mut found = Vec::new();
     let mut at = 0;
     for _ in 0..count {
@@ -186,7 +221,17 @@ fn call(
 mod tests {
     use super::*;
 
-    /// An answer of the kernel with these targets.
+    /// An answer of the kernel with this many targets and this data.
+    fn answer_with(count: usize, data: Vec<u8>) -> Vec<u8> {
+        let mut buffer = vec![0_u8; HEADER_BYTES];
+        let size = u32::try_from(HEADER_BYTES + data.len()).unwrap();
+        buffer[AT_DATA_SIZE..][..4].copy_from_slice(&size.to_ne_bytes());
+        buffer[AT_DATA_START..][..4].copy_from_slice(&312_u32.to_ne_bytes());
+        buffer[AT_TARGET_COUNT..][..4].copy_from_slice(&u32::try_from(count).unwrap().to_ne_bytes());
+        buffer.extend(data);
+        buffer
+    }
+
     fn answer(targets: &[(u64, u64, &str, &str)]) -> Vec<u8> {
         let mut data = Vec::new();
         for (start, len, kind, params) in targets {
@@ -201,13 +246,29 @@ mod tests {
             spec[20..24].copy_from_slice(&next.to_ne_bytes());
             data.extend(spec);
         }
-        let mut buffer = vec![0_u8; HEADER_BYTES];
-        let size = u32::try_from(HEADER_BYTES + data.len()).unwrap();
-        buffer[AT_DATA_SIZE..][..4].copy_from_slice(&size.to_ne_bytes());
-        buffer[AT_DATA_START..][..4].copy_from_slice(&312_u32.to_ne_bytes());
-        buffer[AT_TARGET_COUNT..][..4].copy_from_slice(&u32::try_from(targets.len()).unwrap().to_ne_bytes());
-        buffer.extend(data);
-        buffer
+        answer_with(targets.len(), data)
+    }
+
+    #[test]
+    fn names_are_read_whatever_bytes_they_have() {
+        let names: [&[u8]; 3] = [b"plain", b"\xff\x1b[2J", "ü b".as_bytes()];
+        let mut data = Vec::new();
+        for (number, name) in names.iter().enumerate() {
+            let mut entry = (number as u64 + 1).to_ne_bytes().to_vec();
+            entry.extend([0; 4]);
+            entry.extend_from_slice(name);
+            entry.resize((entry.len() + 9).next_multiple_of(8), 0);
+            let next = if number + 1 == names.len() { 0 } else { u32::try_from(entry.len()).unwrap() };
+            entry[8..12].copy_from_slice(&next.to_ne_bytes());
+            data.extend(entry);
+        }
+        let whole = answer_with(0, data);
+        assert_eq!(parse_names(&whole).unwrap(), names);
+        assert_eq!(parse_names(&answer_with(0, vec![0; 16])).unwrap(), Vec::<Vec<u8>>::new());
+        assert_eq!(parse_names(&answer_with(0, Vec::new())).unwrap(), Vec::<Vec<u8>>::new());
+        let mut twisted = whole;
+        twisted[HEADER_BYTES + 8..][..4].copy_from_slice(&u32::MAX.to_ne_bytes());
+        assert!(parse_names(&twisted).is_err());
     }
 
     #[test]

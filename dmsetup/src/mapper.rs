@@ -168,12 +168,10 @@ impl Mapper {
     /// # Errors
     /// [`DmError::NoPermission`], [`DmError::Io`].
     pub fn list(&self) -> Result<Vec<MappingInfo>, DmError> {
-        let devices = self.dm().list_devices();
-        let devices =
-            devices.map_err(|error| DmError::io("list the mappings of", "device-mapper")(system_error(error)))?;
+        let names = dm_ioctl::names(self.control()).map_err(DmError::io("list the mappings of", "device-mapper"))?;
         let mut found = Vec::new();
-        for (name, _, _) in devices {
-            if let Ok(name) = name.to_string().parse::<Name>()
+        for name in names {
+            if let Some(name) = std::str::from_utf8(&name).ok().and_then(|name| name.parse::<Name>().ok())
                 && let Some(info) = self.info(&name)?
             {
                 found.push(info);
@@ -240,6 +238,7 @@ impl Mapper {
         key: Option<&Secret>,
         options: CreateOptions,
     ) -> Result<Vec<CryptOption>, DmError> {
+        target.check()?;
         let held = LogonKey::provide(name, &target.key, key)?;
         let flags = if options.read_only { DmFlags::DM_READONLY } else { DmFlags::empty() } | DmFlags::DM_SECURE_DATA;
         let id = DevId::Name(dm_name(name)?);

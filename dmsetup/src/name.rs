@@ -94,9 +94,10 @@ impl Uuid {
     /// without.
     ///
     /// # Errors
-    /// [`DmError::BadName`] when the result is too long for the kernel or not printable.
+    /// [`DmError::BadName`] when the result is too long for the kernel, or the header's is no UUID: libdevmapper does not
+    /// even show a mapping whose UUID has other characters than its own.
     pub fn luks2(uuid: &str, name: &Name) -> Result<Uuid, DmError> {
-        format!("CRYPT-LUKS2-{}-{name}", uuid.replace('-', "")).parse()
+        Uuid::of_volume("LUKS2", uuid, name)
     }
 
     /// `CRYPT-LUKS1-<uuid without dashes>-<name>`.
@@ -104,7 +105,16 @@ impl Uuid {
     /// # Errors
     /// As [`Uuid::luks2`].
     pub fn luks1(uuid: &str, name: &Name) -> Result<Uuid, DmError> {
-        format!("CRYPT-LUKS1-{}-{name}", uuid.replace('-', "")).parse()
+        Uuid::of_volume("LUKS1", uuid, name)
+    }
+
+    fn of_volume(kind: &str, uuid: &str, name: &Name) -> Result<Uuid, DmError> {
+        let bare = uuid.replace('-', "");
+        if !is_bare_uuid(&bare) {
+            let reason = "the UUID in the header is none: it must have 32 hexadecimal digits";
+            return Err(DmError::BadName { name: uuid.escape_default().to_string(), reason });
+        }
+        format!("CRYPT-{kind}-{bare}-{name}").parse()
     }
 
     /// The UUID as text.
@@ -210,6 +220,13 @@ mod tests {
         assert!(uuid.is_volume(HEADER) && uuid.is_volume(&HEADER.replace('-', "")));
         assert!(!uuid.is_volume("7f0c9a4e-1234-4cde-8899-aabbccddeefe"));
         assert!(!Uuid::from_str("LVM-x").unwrap().is_volume(HEADER));
+        for odd in ["", "a/b", "x 0 7:0 0 0 ", "\u{1b}[2J", &HEADER[1..], &format!("{HEADER}0")] {
+            for made in [Uuid::luks2(odd, &"data".parse().unwrap()), Uuid::luks1(odd, &"data".parse().unwrap())] {
+                let error = made.unwrap_err();
+                assert!(matches!(&error, DmError::BadName { .. }), "{odd:?}");
+                assert!(!error.to_string().contains('\u{1b}'), "{error}");
+            }
+        }
     }
 
     #[test]
