@@ -24,7 +24,7 @@ pub enum BackendChoice {
     Fuse,
 }
 
-/// Flags of a dm-crypt mapping. Those that the header keeps (`config.flags`) come on top.
+/// Flags of a dm-crypt mapping. Those that the header keeps (`config.flags`) come on top, unless these are to replace them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct MappingFlags {
     /// Pass discards down: whoever sees the image learns which blocks are unused.
@@ -39,6 +39,8 @@ pub struct MappingFlags {
     pub submit_from_crypt_cpus: bool,
     /// Run the queues at high priority (Linux 6.10).
     pub high_priority: bool,
+    /// No others: what the header keeps does not count, as the caller is about to have it keep these.
+    pub instead_of_kept: bool,
 }
 
 impl MappingFlags {

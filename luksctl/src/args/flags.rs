@@ -38,6 +38,7 @@ impl FlagArgs {
             same_cpu_crypt: self.same_cpu_crypt,
             submit_from_crypt_cpus: self.submit_from_crypt_cpus,
             high_priority: self.high_priority,
+            instead_of_kept: false,
         }
     }
 

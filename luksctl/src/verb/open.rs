@@ -103,6 +103,7 @@ pub(crate) fn run(args: &OpenArgs, common: &Common) -> Result<Code, Failure> {
     look_for_tokens(&args.target, args.key_slot, &args.limits, &mut source)?;
     let mut request = request(&args.target, name, args.key_slot, &args.how, &args.limits, &source)?;
     request.volume_key = args.volume_key_file.is_some();
+    request.flags.instead_of_kept = args.persistent;
     let opened = session::open(&super::run_dir()?, &request, &mut source, &ServerCommand::this_program())
         .map_err(|error| Failure::of_session(error).about(&args.target.image))?;
     if args.persistent {

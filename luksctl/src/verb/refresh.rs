@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use session::RunDir;
+use session::{MappingFlags, RunDir};
 
 use crate::args::Common;
 use crate::args::again::AgainArgs;
@@ -33,7 +33,8 @@ pub(crate) fn run(args: &RefreshArgs, _common: &Common) -> Result<Code, Failure>
     let (mut source, again) = args.again.source()?;
     crate::harden::keep_in_memory();
     let runs = super::run_dir()?;
-    session::refresh(&runs, &args.name, &args.flags.flags(), &again, &mut source).map_err(Failure::of_session)?;
+    let flags = MappingFlags { instead_of_kept: args.persistent, ..args.flags.flags() };
+    session::refresh(&runs, &args.name, &flags, &again, &mut source).map_err(Failure::of_session)?;
     if args.persistent {
         keep(&runs, &args.name, args.flags, again.header)?;
     }

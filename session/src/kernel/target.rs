@@ -11,7 +11,7 @@ use crate::container::UnlockedKey;
 use crate::registry::{Info, MappingRecord};
 use crate::{Failure, FailureKind, MappingFlags, SessionError};
 
-/// Flags that the header keeps and those asked for.
+/// Flags that the header keeps and those asked for; these alone if they are to replace them.
 pub(super) fn options(stored: &[String], asked: &MappingFlags) -> Vec<CryptOption> {
     let known = [
         ("allow-discards", asked.allow_discards, CryptOption::AllowDiscards),
@@ -24,7 +24,8 @@ pub(super) fn options(stored: &[String], asked: &MappingFlags) -> Vec<CryptOptio
     for flag in stored.iter().filter(|flag| known.iter().all(|(name, ..)| name != flag)) {
         log::debug!("the header's flag {flag} says nothing to dm-crypt");
     }
-    let is_set = |name: &str, asked: bool| asked || stored.iter().any(|flag| flag == name);
+    let kept = if asked.instead_of_kept { &[] } else { stored };
+    let is_set = |name: &str, asked: bool| asked || kept.iter().any(|flag| flag == name);
     known.into_iter().filter(|(name, asked, _)| is_set(name, *asked)).map(|(.., option)| option).collect()
 }
 
@@ -127,5 +128,8 @@ mod tests {
         let words: Vec<String> = options.iter().map(ToString::to_string).collect();
         assert_eq!(words, ["allow_discards", "no_read_workqueue", "high_priority"]);
         assert!(super::options(&[], &MappingFlags::default()).is_empty());
+        let instead = super::options(&stored, &MappingFlags { instead_of_kept: true, ..asked });
+        let words: Vec<String> = instead.iter().map(ToString::to_string).collect();
+        assert_eq!(words, ["allow_discards", "no_read_workqueue"]);
     }
 }
