@@ -25,18 +25,20 @@ const DATA_BYTES: usize = 512 << 10;
 /// Cipher string, key in bits, sector size.
 type Case = (&'static str, &'static str, &'static str);
 
+/// Each cipher in each mode comes first: that is what the short lane takes.
 const CASES: [Case; 10] = [
-    ("serpent-xts-plain64", "512", "512"),
     ("twofish-xts-plain64", "512", "4096"),
-    ("camellia-xts-plain64", "512", "512"),
-    ("serpent-cbc-essiv:sha256", "256", "512"),
-    ("twofish-cbc-essiv:sha256", "256", "512"),
-    ("camellia-cbc-essiv:sha256", "128", "512"),
     ("serpent-xts-plain", "256", "512"),
-    ("twofish-cbc-plain64", "192", "4096"),
     ("camellia-xts-plain64", "384", "4096"),
+    ("serpent-cbc-essiv:sha256", "256", "512"),
+    ("camellia-cbc-essiv:sha256", "128", "512"),
+    ("twofish-cbc-plain64", "192", "4096"),
+    ("serpent-xts-plain64", "512", "512"),
+    ("camellia-xts-plain64", "512", "512"),
+    ("twofish-cbc-essiv:sha256", "256", "512"),
     ("aes-xts-plain64", "384", "512"),
 ];
+const QUICK_CASES: usize = 6;
 
 /// What no keyslot takes: keyslots get the default cipher.
 const KERNEL_NAMES: [Case; 3] = [
@@ -107,7 +109,8 @@ fn vm_ciphers_are_the_kernels_in_keyslots_and_data() {
         return;
     }
     let rig = Rig::new("ciphers");
-    for (number, case) in (0_u64..).zip(CASES) {
+    let cases = if vm::is_full() { CASES.len() } else { QUICK_CASES };
+    for (number, case) in (0_u64..).zip(CASES).take(cases) {
         check(&rig, case, number % 2 == 0, number + 1);
         if vm::is_full() {
             check(&rig, case, number % 2 == 1, number + 101);
@@ -123,7 +126,8 @@ fn vm_ciphers_spelled_as_the_kernel_spells_them() {
         return;
     }
     let rig = Rig::new("ciphers");
-    for (number, case) in (0_u64..).zip(KERNEL_NAMES) {
+    let cases = if vm::is_full() { KERNEL_NAMES.len() } else { 2 };
+    for (number, case) in (0_u64..).zip(KERNEL_NAMES).take(cases) {
         check(&rig, case, number % 2 == 0, number + 1);
         // The table of the kernel is the same whoever makes it.
         let tables = [Backend::Cryptsetup, Backend::Dm].map(|backend| {

@@ -5,10 +5,19 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stderr)]
 
+use std::fmt::Write as _;
 use std::fs;
-use std::io::Read as _;
+use std::io::{IoSlice, Read as _};
+use std::os::fd::AsRawFd as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+
+use dmcrypt::{CipherSpec, Kernel, SectorSize};
+use nix::libc::ALG_OP_ENCRYPT;
+use nix::sys::socket::{
+    AddressFamily, AlgAddr, ControlMessage, MsgFlags, SockFlag, SockType, bind, sendmsg, setsockopt, socket, sockopt,
+};
+use sha2::{Digest as _, Sha256};
 
 use promises::disk_model::make_tree;
 use promises::rig::{run, succeed};
@@ -63,12 +72,88 @@ fn vm_fails_when_the_lane_checks_itself() {
     }
 }
 
+/// SHA-256 of what OpenSSL on a real processor makes of [`aes_plaintext`], as sector 5, under the key 00 01 … 3f.
+const AES_ANSWER: &str = "9315e2bea1ce37967acbd8997d4a81c0cf85034643721f4c1da135194fc28e1f";
+
+fn aes_plaintext() -> Vec<u8> {
+    (0..=u8::MAX).cycle().take(4096).collect()
+}
+
+fn aes_key() -> Vec<u8> {
+    (0..64).collect()
+}
+
+/// What a driver of the kernel makes of it.
+fn encrypted_by_kernel(driver: &str) -> nix::Result<Vec<u8>> {
+    let algorithm = socket(AddressFamily::Alg, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None)?;
+    bind(algorithm.as_raw_fd(), &AlgAddr::new("skcipher", driver))?;
+    setsockopt(&algorithm, sockopt::AlgSetKey::default(), &aes_key())?;
+    let operation = rustix::net::accept(&algorithm).map_err(|errno| nix::Error::from_raw(errno.raw_os_error()))?;
+    let (mut iv, mut ciphertext) = ([0; 16], vec![0; 4096]);
+    iv[0] = 5;
+    let orders = [ControlMessage::AlgSetIv(&iv), ControlMessage::AlgSetOp(&ALG_OP_ENCRYPT)];
+    let plaintext = aes_plaintext();
+    let sent = sendmsg::<()>(operation.as_raw_fd(), &[IoSlice::new(&plaintext)], &orders, MsgFlags::empty(), None)?;
+    assert_eq!(sent, plaintext.len());
+    assert_eq!(nix::unistd::read(&operation, &mut ciphertext)?, plaintext.len());
+    Ok(ciphertext)
+}
+
+/// An emulator that computes a vector instruction wrongly makes every other test fail for no reason that they could tell;
+/// this one names it, and the lane's verdict says so (tests/vm/judge knows the test by its name).
 #[test]
-fn vm_the_kernel_reads_what_luksctl_wrote() {
-    if !vm::needs_vm("vm_the_kernel_reads_what_luksctl_wrote") {
+fn vm_the_emulator_computes_aes_as_a_processor_does() {
+    if !vm::needs_vm("vm_the_emulator_computes_aes_as_a_processor_does") {
         return;
     }
-    for_every_case(|case| {
+    let mut found = Vec::new();
+    for kernel in Kernel::ALL.into_iter().filter(|kernel| kernel.is_available()) {
+        let spec = CipherSpec::parse("aes-xts-plain64").unwrap();
+        let cipher = dmcrypt::build_with(kernel, &spec, &aes_key(), SectorSize::try_from(4096).unwrap()).unwrap();
+        let mut bytes = aes_plaintext();
+        cipher.encrypt_in_place(5, &mut bytes);
+        found.push((format!("luksctl's {kernel}"), bytes));
+    }
+    // In software, and by whatever instructions the kernel has drivers for here.
+    let mut drivers = vec!["xts(ecb(aes-generic))".to_owned()];
+    for entry in fs::read_to_string("/proc/crypto").unwrap().split("\n\n") {
+        let field = |name: &str| {
+            let line = entry.lines().find(|line| line.split(':').next().is_some_and(|field| field.trim() == name));
+            line.and_then(|line| line.split_once(": ")).map_or("", |(_, value)| value)
+        };
+        if (field("name"), field("type"), field("internal")) == ("xts(aes)", "skcipher", "no") {
+            drivers.push(field("driver").to_owned());
+        }
+    }
+    for driver in drivers {
+        let bytes = encrypted_by_kernel(&driver).unwrap_or_else(|error| panic!("{driver}: {error}"));
+        found.push((format!("the kernel's {driver}"), bytes));
+    }
+    // The lane's check of itself.
+    if vm::wanted_breakage().is_some() {
+        found.push(("the lane itself, on purpose".to_owned(), aes_plaintext()));
+    }
+    let is_wrong = |bytes: &[u8]| {
+        let digest = Sha256::digest(bytes).iter().fold(String::new(), |mut hex, byte| {
+            write!(hex, "{byte:02x}").unwrap();
+            hex
+        });
+        digest != AES_ANSWER
+    };
+    let (wrong, right): (Vec<_>, Vec<_>) = found.iter().partition(|(_, bytes)| is_wrong(bytes));
+    let names = |all: &[&(String, Vec<u8>)]| all.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join("; ");
+    eprintln!("AES is right as computed by {}", names(&right));
+    assert!(right.len() >= 3 || !wrong.is_empty(), "too few ways to compute AES");
+    assert!(wrong.is_empty(), "AES is wrong as computed by {}", names(&wrong));
+}
+
+#[test]
+fn vm_the_kernel_reads_what_luksctl_wrote() {
+    let test = "vm_the_kernel_reads_what_luksctl_wrote";
+    if !(vm::needs_vm(test) && vm::is_round_for(test, false)) {
+        return;
+    }
+    for_every_case(true, |case| {
         let (rig, image) = (Rig::new("ours"), case.rig_path("image"));
         let (image, mount) = (rig.path(&image), rig.path("mount"));
         fs::create_dir(&mount).unwrap();
@@ -90,10 +175,11 @@ fn vm_the_kernel_reads_what_luksctl_wrote() {
 
 #[test]
 fn vm_luksctl_reads_what_the_kernel_wrote() {
-    if !vm::needs_vm("vm_luksctl_reads_what_the_kernel_wrote") {
+    let test = "vm_luksctl_reads_what_the_kernel_wrote";
+    if !(vm::needs_vm(test) && vm::is_round_for(test, false)) {
         return;
     }
-    for_every_case(|case| {
+    for_every_case(false, |case| {
         let (rig, image) = (Rig::new("theirs"), case.rig_path("image"));
         let (image, mount) = (rig.path(&image), rig.path("mount"));
         fs::create_dir(&mount).unwrap();
@@ -116,11 +202,12 @@ fn vm_luksctl_reads_what_the_kernel_wrote() {
     });
 }
 
-/// Each combination of cipher and sector size; where udevd runs, which has no part in the bytes, two will do.
-fn for_every_case(each: impl Fn(&Case)) {
+/// Each combination of cipher and sector size; the short lane takes every other one, `first` or second, which for both
+/// directions together is each of them, and each cipher for both.
+fn for_every_case(first: bool, each: impl Fn(&Case)) {
     for (number, (cipher, key_bits)) in CIPHERS.into_iter().enumerate() {
         for (parity, sector_size) in SECTOR_SIZES.into_iter().enumerate() {
-            if vm::has_udev() && !vm::is_full() && (2 * number + parity) % 5 != 0 {
+            if !vm::is_full() && ((number + parity) % 2 == 0) != first {
                 continue;
             }
             let case = Case { cipher, key_bits, sector_size };

@@ -1,8 +1,8 @@
 //! Promise: a volume is the same whoever serves it. What was unpacked through one backend is there, byte for byte, through
 //! the other and through cryptsetup; each of them writes to it, and the file system stays clean.
 //!
-//! Runs in the VM lane: {dm, fuse} × {ext4, xfs} × sectors {512, 4096}; the short lane takes cases in which each of these
-//! comes up, others with udevd than without.
+//! Runs in the VM lane: {dm, fuse} × {ext4, xfs} × sectors {512, 4096}; the short lane takes one with udevd and one without,
+//! in which each of these comes up.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stderr)]
 
@@ -28,18 +28,19 @@ struct Case {
     sector_size: &'static str,
 }
 
-/// Every case, or two in which each value comes up.
+/// Every case, or one that has nothing in common with the other round's.
 fn cases() -> Vec<Case> {
+    if !vm::is_full() {
+        return vec![if vm::has_udev() {
+            Case { first: Backend::Fuse, file_system: "xfs", sector_size: "512" }
+        } else {
+            Case { first: Backend::Dm, file_system: "ext4", sector_size: "4096" }
+        }];
+    }
     let mut cases = Vec::new();
-    for (column, first) in Backend::OURS.into_iter().enumerate() {
-        for (row, file_system) in ["ext4", "xfs"].into_iter().enumerate() {
-            for (plane, sector_size) in ["512", "4096"].into_iter().enumerate() {
-                let diagonal = column == row && (column + plane) % 2 == 1;
-                let other_diagonal = column != row && (column + plane) % 2 == 0;
-                if vm::is_full() || if vm::has_udev() { other_diagonal } else { diagonal } {
-                    cases.push(Case { first, file_system, sector_size });
-                }
-            }
+    for first in Backend::OURS {
+        for file_system in ["ext4", "xfs"] {
+            cases.extend(["512", "4096"].map(|sector_size| Case { first, file_system, sector_size }));
         }
     }
     cases
@@ -56,7 +57,7 @@ fn vm_matrix_what_one_backend_wrote_every_other_reads() {
     succeed(Command::new("tar").arg("-C").arg(&source).arg("-cf").arg(&archive).arg("."));
     let mut expected = file_tree::picture(&source);
     let cases = cases();
-    assert!(cases.len() >= 2, "{cases:?}");
+    assert!(cases.len() == if vm::is_full() { 8 } else { 1 }, "{cases:?}");
     for (number, case) in cases.into_iter().enumerate() {
         eprintln!("{case:?}");
         let image = rig.path(&format!("image-{number}"));
@@ -87,7 +88,10 @@ fn vm_matrix_what_one_backend_wrote_every_other_reads() {
             expected.sort();
             fs::remove_dir_all(&copy).unwrap();
             unmount(&folder);
-            demand_clean(&device, case, &what);
+            // What the others leave, the next one checks before it mounts: through another backend.
+            if reader == case.first {
+                demand_clean(&device, case, &what);
+            }
             reader.close(&rig, NAME);
             kernel_leftovers::demand_none(&rig, &[], &what);
         }
