@@ -238,7 +238,7 @@ impl FileDisk {
         Bytes(size_bytes)
     }
 
-    fn check_range(&self, op: &'static str, offset: Bytes, len_bytes: u64) -> Result<(), BlockError> {
+    pub(crate) fn check_range(&self, op: &'static str, offset: Bytes, len_bytes: u64) -> Result<(), BlockError> {
         let seen = Bytes(self.shared.size_seen.load(Ordering::Relaxed));
         match offset.checked_add(Bytes(len_bytes)) {
             Some(end) if end <= seen || end <= self.size() => Ok(()),
@@ -246,18 +246,23 @@ impl FileDisk {
         }
     }
 
-    fn check_write(&self, op: &'static str, offset: Bytes, len_bytes: u64) -> Result<(), BlockError> {
+    pub(crate) fn check_write(&self, op: &'static str, offset: Bytes, len_bytes: u64) -> Result<(), BlockError> {
         if self.shared.read_only {
             return Err(BlockError::new(BlockErrorKind::ReadOnly, op, offset, len_bytes));
         }
         self.check_range(op, offset, len_bytes)
     }
 
-    fn check_flush(&self, op: &'static str) -> Result<(), BlockError> {
+    pub(crate) fn check_flush(&self, op: &'static str) -> Result<(), BlockError> {
         if self.shared.flush_failed.load(Ordering::Acquire) {
             return Err(BlockError::new(BlockErrorKind::Io, op, Bytes::ZERO, 0));
         }
         Ok(())
+    }
+
+    /// Makes every later flush fail: what was written since the last good one may be lost.
+    pub(crate) fn note_failed_flush(&self) {
+        self.shared.flush_failed.store(true, Ordering::Release);
     }
 
     /// Reads the whole of `buf` with as many system calls as it takes.
@@ -344,7 +349,7 @@ impl BlockIo for FileDisk {
             Some(alignment) => self.write_direct(alignment, offset, buf, fua),
         };
         if fua && result.is_err() {
-            self.shared.flush_failed.store(true, Ordering::Release);
+            self.note_failed_flush();
         }
         result
     }
@@ -360,7 +365,7 @@ impl BlockIo for FileDisk {
     fn flush(&self) -> Result<(), BlockError> {
         self.check_flush("flush")?;
         retry(|| fs::fdatasync(&self.shared.fd)).map_err(|errno| {
-            self.shared.flush_failed.store(true, Ordering::Release);
+            self.note_failed_flush();
             failed("flush", Bytes::ZERO, 0, errno)
         })
     }

@@ -5,7 +5,7 @@
 //! completion. [`Bytes`] and [`Sectors`] are the units.
 //! This crate knows nothing of LUKS, of keys or of ciphers.
 
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 mod aligned;
 mod byte_view;
@@ -30,7 +30,8 @@ pub use io::{BlockIo, Geometry};
 pub use lock::{LockError, MetadataLock, UseLock};
 pub use memory::MemDisk;
 pub use queue::{
-    BlockQueue, Completion, Full, IoBuf, LARGE_BUFFER_BYTES, PreadQueue, QueueOp, SMALL_BUFFER_BYTES, Waker,
+    BlockQueue, Completion, FileQueue, Full, IoBuf, IoUringQueue, LARGE_BUFFER_BYTES, PreadQueue, QueueOp,
+    SMALL_BUFFER_BYTES, Waker,
 };
 pub use units::{Bytes, SECTOR_BYTES, Sectors};
 pub use window::Window;

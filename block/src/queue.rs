@@ -1,5 +1,6 @@
 //! [`BlockQueue`]: block I/O by submission and completion, for the one thread that owns a request from arrival to reply.
 //!
+//! * [`IoUringQueue`] works on a file or a block device: one ring per queue. [`FileQueue::open`] takes it where it can.
 //! * [`PreadQueue`] works over any [`crate::BlockIo`]: one blocking call per operation, on the thread that calls
 //!   [`BlockQueue::complete`].
 //!
@@ -25,12 +26,15 @@
 //!   reads, changes and writes back ([`crate::ByteView`] does). Nothing is read or written behind the end of the disk.
 //! * Nothing is allocated per operation once buffers made by [`BlockQueue::buffer`] are given back by
 //!   [`BlockQueue::recycle`].
-//! * Dropping a queue with operations in flight waits for them; those that had not begun are never done.
+//! * Dropping a queue with operations in flight waits for those that have begun; the others are never done.
 
 mod buffers;
 mod pread;
+#[allow(unsafe_code)] // The one wrapper around io_uring.
+mod ring;
 #[cfg(test)]
 mod tests;
+mod uring;
 mod wake;
 
 use crate::{BlockError, BlockErrorKind, Bytes, Geometry};
@@ -38,6 +42,7 @@ use std::os::fd::BorrowedFd;
 
 pub use buffers::{IoBuf, LARGE_BUFFER_BYTES, SMALL_BUFFER_BYTES};
 pub use pread::PreadQueue;
+pub use uring::{FileQueue, IoUringQueue};
 pub use wake::Waker;
 
 /// One operation, which owns its buffer.

@@ -12,6 +12,7 @@ const MAX_FUNCTION_LINES: usize = 70;
 const UNSAFE_FILES: &[&str] = &[
     "bench/rivals/src/evp.rs",
     "bench/src/limit.rs",
+    "block/src/queue/ring.rs",
     "dmcrypt/tests/memory/region.rs",
     "dmcrypt/tests/memory/state.rs",
     "dmsetup/src/dm_ioctl.rs",

@@ -1,6 +1,8 @@
 //! [`IoBuf`]: the memory of one queued operation, and the store that keeps such buffers between operations.
 //!
 //! Two sizes are kept, [`SMALL_BUFFER_BYTES`] and [`LARGE_BUFFER_BYTES`]; a longer buffer is made for its one request.
+//! Small ones may be registered with a ring, for there pinning pages costs as much as the transfer; they are also what fits
+//! into little lockable memory.
 //!
 //! Invariants: a buffer's memory never moves; its length is at most its capacity; a store keeps a bounded number of buffers.
 
@@ -19,12 +21,14 @@ pub const LARGE_BUFFER_BYTES: usize = 1 << 20;
 pub struct IoBuf {
     memory: AlignedBuf,
     window: Range<usize>,
+    /// The ring that has it registered, and its number there.
+    registered: Option<(u64, u16)>,
 }
 
 impl IoBuf {
     /// A zeroed buffer of `len_bytes` that belongs to no store.
     pub fn zeroed(len_bytes: usize) -> IoBuf {
-        IoBuf { memory: AlignedBuf::zeroed(len_bytes), window: 0..len_bytes }
+        IoBuf { memory: AlignedBuf::zeroed(len_bytes), window: 0..len_bytes, registered: None }
     }
 
     /// A buffer that holds `bytes`.
@@ -44,6 +48,24 @@ impl IoBuf {
     pub fn set_window(&mut self, window: Range<usize>) {
         let end = window.end.min(self.memory.len());
         self.window = window.start.min(end)..end;
+    }
+
+    /// All of the memory.
+    pub(super) fn whole(&mut self) -> &mut [u8] {
+        &mut self.memory
+    }
+
+    pub(super) fn set_registered(&mut self, ring: u64, number: u16) {
+        self.registered = Some((ring, number));
+    }
+
+    pub(super) fn is_registered(&self) -> bool {
+        self.registered.is_some()
+    }
+
+    /// Its number among the registered buffers of `ring`.
+    pub(super) fn registered_with(&self, ring: u64) -> Option<u16> {
+        self.registered.filter(|(registered_by, _)| *registered_by == ring).map(|(_, number)| number)
     }
 
     /// The window as it is.

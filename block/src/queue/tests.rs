@@ -27,7 +27,12 @@ type Made<'a> = Box<dyn BlockQueue + Send + 'a>;
 
 /// Every version of the queue on `disk`, by name.
 fn versions(disk: &FileDisk) -> Vec<(&'static str, Made<'static>)> {
-    vec![("pread", Box::new(PreadQueue::new(disk.clone(), DEPTH).unwrap()))]
+    let mut versions: Vec<(_, Made<'_>)> = vec![("pread", Box::new(PreadQueue::new(disk.clone(), DEPTH).unwrap()))];
+    match IoUringQueue::new(disk.clone(), DEPTH) {
+        Ok(queue) => versions.push(("io_uring", Box::new(queue))),
+        Err(why) => println!("without io_uring: {why}"),
+    }
+    versions
 }
 
 /// Runs `check` on every version, on a fresh file each, with and without the page cache.
@@ -357,4 +362,55 @@ fn an_error_of_the_disk_comes_back_with_the_buffer_and_only_to_its_operation() {
     let expected = [None, Some(BlockErrorKind::NoSpace), None, Some(BlockErrorKind::Io), Some(BlockErrorKind::Gone)];
     assert_eq!(kinds, expected);
     assert_eq!(disk.counts().fua_writes, 1);
+}
+
+/// Whether this system gives a ring at all; where it does not, that has to be said.
+fn ring(disk: &FileDisk, depth: usize) -> Option<IoUringQueue> {
+    let opened = FileQueue::open(disk.clone(), depth).unwrap();
+    match (IoUringQueue::new(disk.clone(), depth), opened.pread_because) {
+        (Ok(queue), None) => Some(queue),
+        (Err(why), Some(same)) => {
+            println!("no ring here: {why}");
+            assert!(same.source.is_some() && same.op.starts_with("io_uring"), "{same}");
+            None
+        }
+        (made, because) => panic!("{} but {because:?}", made.is_ok()),
+    }
+}
+
+#[test]
+fn buffers_of_one_ring_serve_another_and_outlive_their_own() {
+    let (_file, disk) = file_disk(Direct::IfPossible);
+    let (Some(mut first), Some(mut second)) = (ring(&disk, 4), ring(&disk, 4)) else { return };
+    let mut of_first: Vec<IoBuf> = (0..10).map(|_| first.buffer(BLOCK)).collect();
+    assert_eq!(of_first.iter().filter(|buf| buf.is_registered()).count(), first.registered_buffers());
+    for (number, buf) in (0u8..).zip(&mut of_first) {
+        buf.fill(number);
+    }
+    drop(first);
+    for (number, buf) in (0u64..).zip(of_first) {
+        let offset = Bytes(number * BLOCK as u64);
+        second.submit(number, QueueOp::Write { offset, buf, fua: false }).unwrap();
+        while second.room() < 4 {
+            if let Some(done) = second.complete() {
+                done.result.unwrap();
+                second.recycle(done.op.into_buffer().unwrap());
+            }
+        }
+    }
+    let mut content = vec![0; 10 * BLOCK];
+    disk.read_at(Bytes(0), &mut content).unwrap();
+    assert!(content.chunks(BLOCK).zip(0u8..).all(|(block, number)| block.iter().all(|byte| *byte == number)));
+}
+
+#[test]
+fn after_a_failed_flush_every_version_refuses_to_vouch() {
+    on_every_file(|name, queue, disk| {
+        disk.note_failed_flush();
+        assert_eq!(kind(run(queue, QueueOp::Flush)), BlockErrorKind::Io, "{name}");
+        let op = write(queue, 0, BLOCK, 1, true);
+        assert_eq!(kind(run(queue, op)), BlockErrorKind::Io, "{name}");
+        let op = write(queue, 0, BLOCK, 1, false);
+        run(queue, op).result.unwrap();
+    });
 }
