@@ -72,5 +72,5 @@ pub use replace::{NoRecovery, Recovery};
 pub use rule::{Rule, Violation};
 pub use store::{HeaderStore, LockMode};
 pub use unlock::{Purpose, UnlockRequest, unlock};
-pub use volume::{SegmentMap, Volume};
+pub use volume::{SegmentMap, Volume, VolumeQueue};
 pub use volume_key::{VolumeKey, recognise_volume_key, verify_volume_key};

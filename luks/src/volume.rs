@@ -9,13 +9,16 @@
 //!   volume is opened again, for the data behind the failure may be gone and must not be declared safe by the next flush.
 //!   A write is lost when the disk answers `Io`, `Gone` or `Integrity`. A full disk (`NoSpace`) is an answer to that one
 //!   write, and a refusal of the request (range, alignment, read-only) has written nothing.
+//! * By submission and completion: [`VolumeQueue`], behind the same gate.
 //! * [`Volume::suspend`] drops the ciphers, which wipes their round keys; I/O then blocks until [`Volume::resume`].
 //!
 //! Logical block = the largest sector size in the map; requests that are not made of whole blocks are `Unaligned`
 //! (`block::ByteView` above gives bytes). IVs: luks2-format §8.1. Size: §7.1.
 
 mod gate;
+mod lane;
 mod map;
+mod queue;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{PoisonError, RwLock};
@@ -25,6 +28,7 @@ use block::{BlockError, BlockErrorKind, BlockIo, BufferPool, Bytes, Geometry};
 use gate::{Entered, Gate, Parked};
 pub use map::{Extent, MapEntry, SegmentMap, Target};
 use map::{Piece, Shape};
+pub use queue::VolumeQueue;
 
 /// Largest piece that is encrypted and written in one go.
 pub const CHUNK_BYTES: usize = 1 << 20;

@@ -3,6 +3,8 @@
 
 #![allow(clippy::cast_possible_truncation, reason = "sizes of a few hundred KiB")]
 
+mod denied;
+
 use super::*;
 use crate::fault::{FaultDisk, Op};
 use crate::{BlockIo, Direct, FileDisk, MemDisk, OpenMode};

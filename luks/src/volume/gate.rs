@@ -9,11 +9,17 @@
 //! cache line per request (`Documentation/locking/lglock` of Linux 3.x, "big reader lock"). Parking takes the write side of
 //! all of them, in order. That is dear, and rare.
 //!
-//! Invariants: all stripes hold the same value whenever no park is under way; a gate without a value is *closed*: whoever
+//! Queues pass through lanes of their own: see `volume/lane.rs`.
+//!
+//! Invariants: all stripes and lanes hold the same value whenever no park is under way; a gate without a value is *closed*: whoever
 //! enters waits until it is opened or told to fail.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak};
+
+use block::Waker;
+
+use super::lane::{Lane, Place};
 
 /// Number of independent reader locks: more than the threads that serve one volume, so that few share.
 const STRIPES: usize = 64;
@@ -37,6 +43,7 @@ pub(super) struct Gate<T> {
     opened: Condvar,
     /// One park at a time.
     control: Mutex<()>,
+    lanes: Mutex<Vec<Weak<Lane<T>>>>,
 }
 
 /// A request inside: the value stays as it is until this is dropped.
@@ -54,6 +61,7 @@ impl<T> Entered<'_, T> {
 /// The gate, parked and drained: nobody is inside and nobody gets in until this is dropped.
 pub(super) struct Parked<'a, T> {
     gate: &'a Gate<T>,
+    lanes: Vec<Arc<Lane<T>>>,
     stripes: Vec<RwLockWriteGuard<'a, Option<Arc<T>>>>,
     _control: MutexGuard<'a, ()>,
 }
@@ -81,7 +89,29 @@ impl<T> Gate<T> {
     pub(super) fn new(value: T) -> Self {
         let value = Arc::new(value);
         let stripes = (0..STRIPES).map(|_| Stripe(RwLock::new(Some(Arc::clone(&value))))).collect();
-        Gate { stripes, waiting: Mutex::new(Waiting::Open), opened: Condvar::new(), control: Mutex::new(()) }
+        let waiting = Mutex::new(Waiting::Open);
+        Gate { stripes, waiting, opened: Condvar::new(), control: Mutex::new(()), lanes: Mutex::default() }
+    }
+
+    /// A lane for a queue that `waker` wakes. Waits for a park that is under way.
+    pub(super) fn join(&self, waker: Waker) -> Place<T> {
+        let _control = whole(self.control.lock());
+        let mut lanes = whole(self.lanes.lock());
+        let value = self.stripes.first().and_then(|stripe| whole(stripe.0.read()).clone());
+        let shut = value.is_none() && self.is_waiting();
+        let lane = Arc::new(Lane::new(value, shut, waker));
+        lanes.retain(|lane| lane.strong_count() > 0);
+        lanes.push(Arc::downgrade(&lane));
+        Place::new(lane)
+    }
+
+    fn lanes(&self) -> Vec<Arc<Lane<T>>> {
+        whole(self.lanes.lock()).iter().filter_map(Weak::upgrade).collect()
+    }
+
+    /// Whether the gate is closed and those who come wait.
+    fn is_waiting(&self) -> bool {
+        *whole(self.waiting.lock()) == Waiting::Closed
     }
 
     /// Goes in unless the gate is closed; only a park is waited for.
@@ -112,8 +142,12 @@ impl<T> Gate<T> {
     /// Lets no one in, waits until everyone inside has left.
     pub(super) fn park(&self) -> Parked<'_, T> {
         let control = whole(self.control.lock());
+        // Lanes first: a thread with requests in a lane may still pass a stripe, but never the other way round.
+        let lanes = self.lanes();
+        lanes.iter().for_each(|lane| lane.shut());
+        lanes.iter().for_each(|lane| lane.drain());
         let stripes = self.stripes.iter().map(|stripe| whole(stripe.0.write())).collect();
-        Parked { gate: self, stripes, _control: control }
+        Parked { gate: self, lanes, stripes, _control: control }
     }
 
     /// While the gate is closed: wakes those who wait and sends them, and all who come later, away.
@@ -122,6 +156,8 @@ impl<T> Gate<T> {
         if *waiting == Waiting::Closed {
             *waiting = Waiting::Failing;
             self.opened.notify_all();
+            drop(waiting);
+            self.lanes().iter().for_each(|lane| lane.fail());
         }
     }
 
@@ -144,6 +180,9 @@ impl<T> Parked<'_, T> {
         for stripe in &mut self.stripes {
             **stripe = value.clone();
         }
+        for lane in &self.lanes {
+            lane.replace(value.clone());
+        }
     }
 }
 
@@ -151,6 +190,9 @@ impl<T> Drop for Parked<'_, T> {
     fn drop(&mut self) {
         // Those who woke early block on the stripe until the guards below are gone.
         self.gate.opened.notify_all();
+        for lane in &self.lanes {
+            lane.open(|| self.gate.is_waiting());
+        }
     }
 }
 

@@ -10,21 +10,27 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
-const KIB: u64 = 1024;
+pub(super) const KIB: u64 = 1024;
 
-fn cipher(seed: u8, sector_size: SectorSize) -> Arc<dyn SectorCipher> {
+pub(super) fn cipher(seed: u8, sector_size: SectorSize) -> Arc<dyn SectorCipher> {
     let key: Vec<u8> = (0..64).map(|i: u8| i.wrapping_mul(7).wrapping_add(seed)).collect();
     let spec = CipherSpec::parse("aes-xts-plain64").expect("spec");
     Arc::from(dmcrypt::build(&spec, &key, sector_size).expect("cipher"))
 }
 
-fn crypt(start: u64, len: Extent, device_offset: u64, iv_base: u64, cipher: &Arc<dyn SectorCipher>) -> MapEntry {
+pub(super) fn crypt(
+    start: u64,
+    len: Extent,
+    device_offset: u64,
+    iv_base: u64,
+    cipher: &Arc<dyn SectorCipher>,
+) -> MapEntry {
     let target =
         Target::Crypt { device_offset: Bytes(device_offset), iv_base: Sectors(iv_base), cipher: Arc::clone(cipher) };
     MapEntry { start: Bytes(start), len, target }
 }
 
-fn linear(start: u64, len: u64, device_offset: u64) -> MapEntry {
+pub(super) fn linear(start: u64, len: u64, device_offset: u64) -> MapEntry {
     MapEntry {
         start: Bytes(start),
         len: Extent::Fixed(Bytes(len)),
@@ -32,7 +38,7 @@ fn linear(start: u64, len: u64, device_offset: u64) -> MapEntry {
     }
 }
 
-fn one_key(cipher: &Arc<dyn SectorCipher>, device_offset: u64) -> SegmentMap {
+pub(super) fn one_key(cipher: &Arc<dyn SectorCipher>, device_offset: u64) -> SegmentMap {
     SegmentMap::new(vec![crypt(0, Extent::ToEnd, device_offset, 0, cipher)]).expect("map")
 }
 
