@@ -9,6 +9,7 @@
 //! | [`key_file()`] | source, offset, size, content | the key is what a plain model of luks2-format §11.2 says |
 //! | [`open_path()`] | patches to a small image | from loading to reading and writing blocks: nothing but an explicit write changes a byte, a wrong passphrase never opens, an untouched image always does |
 //! | [`round_trip()`] | JSON text | metadata that are read are written back as they were |
+//! | [`nbd()`] | what an NBD client sends | the server keeps to its memory, and the disk below does not depend on its buffers; read-only stays as it was |
 //! | [`edits()`] | edits of a small container | a model says after each which keyslots, names and passphrases there are |
 //!
 //! [`TARGETS`] say which rules of the format an input broke: the corpora together break every one, which `tests/tests/corpus.rs` replays on a stable compiler. That test also writes the seeds, one for each vector of
@@ -34,6 +35,7 @@ mod image;
 mod json_area;
 mod key_file;
 mod luks1_header;
+mod nbd;
 mod open_path;
 mod round_trip;
 mod surroundings;
@@ -45,7 +47,7 @@ pub type Rules = BTreeSet<Rule>;
 pub type Target = fn(&[u8]) -> Rules;
 
 /// Every target by its name, which is also that of its corpus.
-pub const TARGETS: [(&str, Target); 8] = [
+pub const TARGETS: [(&str, Target); 9] = [
     ("binary_header", binary_header::run),
     ("json_area", json_area::run),
     ("af_merge", af_merge::run),
@@ -54,6 +56,7 @@ pub const TARGETS: [(&str, Target); 8] = [
     ("luks1_header", luks1_header::run),
     ("round_trip", round_trip::run),
     ("edits", edits::run),
+    ("nbd", nbd::run),
 ];
 
 /// Parses a binary header.
@@ -94,6 +97,11 @@ pub fn round_trip(input: &[u8]) {
 /// Edits a container, beside a model of it.
 pub fn edits(input: &[u8]) {
     edits::run(input);
+}
+
+/// Speaks NBD with a client.
+pub fn nbd(input: &[u8]) {
+    nbd::run(input);
 }
 
 /// The image that the input of [`open_path()`] patches: seeds are written with it at hand.

@@ -95,6 +95,7 @@ fn write_seeds() {
         luks1_seeds(),
         round_trip_seeds(),
         edits_seeds(),
+        nbd_seeds(),
     ];
     for (target, name, bytes) in seeds.concat() {
         let folder = fuzz_folder().join("corpus").join(target);
@@ -165,6 +166,61 @@ fn edits_seeds() -> Vec<Seed> {
         seed("same-passphrase-twice", &[[0, 0, any], [0, 0, any], [3, 0, 0], [3, 0, 0], [3, 0, 0], [4, 0, any]]),
         seed("names", &[[6, 1, 0], [6, 2, 0], [6, 3, 0], [6, 0, 0], [7, 1, 0], [7, 2, 0], [7, 1, 1], [7, 0, 1]]),
         seed("stale", &[[9, 0, 0], [0, 1, any], [9, 0, 0], [2, 0, 0], [8, 0, 0], [3, 1, 0], [9, 0, 0]]),
+    ]
+}
+
+/// Conversations as [`fuzzing::nbd`] takes them.
+fn nbd_seeds() -> Vec<Seed> {
+    let seed =
+        |name: &str, flags: u8, said: &[Vec<u8>]| ("nbd", name.to_owned(), [vec![flags], said.concat()].concat());
+    let option = |number: u32, data: &[u8]| {
+        let length = u32::try_from(data.len()).unwrap().to_be_bytes();
+        [b"IHAVEOPT", &number.to_be_bytes()[..], &length, data].concat()
+    };
+    let request = |command: u16, flags: u16, offset: u64, len_bytes: u32| {
+        let head = [&0x2560_9513_u32.to_be_bytes()[..], &flags.to_be_bytes(), &command.to_be_bytes()].concat();
+        [&head[..], &[7; 8], &offset.to_be_bytes(), &len_bytes.to_be_bytes()].concat()
+    };
+    let hello = || vec![0, 0, 0, 3];
+    let long_write = || [request(1, 1, 100, 5000), vec![9; 5000]].concat();
+    let all = [
+        long_write(),
+        request(0, 0, 50, 6000),
+        request(3, 0, 0, 0),
+        request(4, 1, 512, 2048),
+        request(6, 3, 1000, 3000),
+        request(6, 0, 4096, 8192),
+        request(6, 16, 4096, 8192),
+        request(7, 8, 0, 65536),
+        request(0, 4, 0, 512),
+        request(0, 0, 65535, 2),
+        request(5, 0, 0, 1),
+        request(2, 0, 0, 0),
+    ];
+    let contexts = [&[0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 5][..], b"base:"].concat();
+    let info = [0, 0, 0, 4, b'd', b'i', b's', b'k', 0, 3, 0, 1, 0, 2, 0, 3];
+    vec![
+        seed("every-command", 2, &all),
+        seed("every-command-read-only", 3, &all),
+        seed("a-write-that-breaks-off", 2, &[long_write()[..4000].to_vec()]),
+        seed("a-length-that-lies", 2, &[request(1, 0, 0, u32::MAX)]),
+        seed("simple-replies", 0, &[hello(), option(7, &[0; 6]), request(0, 0, 0, 65536), long_write()]),
+        seed("oldest-way", 0, &[vec![0, 0, 0, 1], option(1, b"disk"), request(0, 0, 1, 1)]),
+        seed(
+            "haggling",
+            0,
+            &[
+                hello(),
+                option(3, &[]),
+                option(5, &[]),
+                option(8, &[]),
+                option(9, &contexts),
+                option(6, &info),
+                option(11, &[]),
+                option(2, &[]),
+            ],
+        ),
+        seed("an-option-that-lies", 0, &[hello(), [b"IHAVEOPT", &[0, 0, 0, 7, 0xff, 0xff, 0xff, 0xff][..]].concat()]),
     ]
 }
 
