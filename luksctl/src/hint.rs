@@ -132,7 +132,9 @@ pub(crate) fn of_session(error: &SessionError) -> Option<String> {
         SessionError::ImageOpen { name, .. } => format!("luksctl status {name}"),
         SessionError::ImageInUse { .. } => "`luksctl list` and `losetup -a` show what uses it".to_owned(),
         SessionError::Leftover { name, .. } => format!("unmount it, then: luksctl close {name}"),
-        SessionError::Busy { name, .. } => format!("unmount it (`luksctl status {name}` says where), then close it"),
+        SessionError::Busy { name, .. } => {
+            format!("unmount it (`luksctl status {name}` says where) or end its clients, then close it")
+        }
         SessionError::NoKey { .. } => "try again, or look with `luksctl keyslot list IMAGE`".to_owned(),
         SessionError::LostWrites { name, .. } => format!("check the file system after opening {name} again"),
         SessionError::NotSynced { .. } => "check the file system, and that the image has room to grow".to_owned(),

@@ -6,8 +6,7 @@ use block::Bytes;
 use secret::KeyProvider;
 use serde::Serialize;
 
-use crate::choice::FUSE;
-use crate::lookup::{OpenVolume, open_volume};
+use crate::lookup::{OpenVolume, open_volume, served_by};
 use crate::run_dir::{Entry, RunDir};
 use crate::{MappingFlags, SessionError, kernel};
 
@@ -65,7 +64,7 @@ pub fn refresh(
 ) -> Result<(), SessionError> {
     match open_volume(run, name)? {
         OpenVolume::Mapped(subject) => kernel::refresh(&subject, flags, again, keys),
-        OpenVolume::Served(entry) => Err(not_on_fuse(&entry, "refresh")),
+        OpenVolume::Served(entry) => Err(not_on_server(&entry, "refresh")),
     }
 }
 
@@ -83,10 +82,10 @@ pub fn resize(
 ) -> Result<ResizeReport, SessionError> {
     match open_volume(run, name)? {
         OpenVolume::Mapped(subject) => kernel::resize(&subject, size, again, keys),
-        OpenVolume::Served(entry) => Err(not_on_fuse(&entry, "resize")),
+        OpenVolume::Served(entry) => Err(not_on_server(&entry, "resize")),
     }
 }
 
-fn not_on_fuse(entry: &Entry, what: &'static str) -> SessionError {
-    SessionError::NotOnBackend { name: entry.name.to_string(), backend: FUSE.to_owned(), what }
+fn not_on_server(entry: &Entry, what: &'static str) -> SessionError {
+    SessionError::NotOnBackend { name: entry.name.to_string(), backend: served_by(entry), what }
 }

@@ -6,22 +6,35 @@
 use serde::{Deserialize, Serialize};
 
 use crate::open::OpenRequest;
+use crate::spawn::search_path;
 use crate::{SessionError, kernel};
 
 /// Names of the backends, as reports show them.
 pub(crate) const DM_CRYPT: &str = "dm-crypt";
 pub(crate) const FUSE: &str = "fuse";
+pub(crate) const NBD: &str = "nbd";
 
 /// Which backend to open a volume through.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum BackendChoice {
-    /// The kernel's dm-crypt where it is possible, else FUSE.
+    /// The kernel's dm-crypt where it is possible, else FUSE, else an NBD socket.
     #[default]
     Auto,
     /// The kernel's dm-crypt.
     Dm,
     /// A server process and a file below FUSE, for root with a loop device on it.
     Fuse,
+    /// A server process and a Unix socket that speaks NBD.
+    Nbd,
+}
+
+/// What a server process serves its volume through.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum ServedBy {
+    #[default]
+    Fuse,
+    Nbd,
 }
 
 /// Flags of a dm-crypt mapping. Those that the header keeps (`config.flags`) come on top, unless these are to replace them.
@@ -72,8 +85,12 @@ pub struct NotPossible {
 #[derive(Debug)]
 pub(crate) struct Chosen {
     pub(crate) try_dm: bool,
-    /// Why FUSE is no way out; `None` if it is.
+    /// Why no server is a way out; `None` if one is.
     pub(crate) no_fuse: Option<String>,
+    /// What a server is to serve through.
+    pub(crate) served_by: ServedBy,
+    /// Why it is not FUSE, where nobody has asked for that.
+    fuse_hindrance: Option<String>,
     pub(crate) not_possible: Vec<NotPossible>,
 }
 
@@ -86,6 +103,10 @@ impl Chosen {
             return Err(SessionError::BackendNotPossible { backend: DM_CRYPT, reason });
         }
         self.not_possible.push(NotPossible { backend: DM_CRYPT.to_owned(), reason });
+        if let Some(reason) = self.fuse_hindrance.take() {
+            self.served_by = ServedBy::Nbd;
+            self.not_possible.push(NotPossible { backend: FUSE.to_owned(), reason });
+        }
         Ok(())
     }
 }
@@ -93,37 +114,57 @@ impl Chosen {
 /// Chooses for `request`, before anybody is asked for a passphrase. `uuid` is the header's.
 pub(crate) fn choose(request: &OpenRequest, uuid: &str) -> Result<Chosen, SessionError> {
     let only_dm = request.flags.options();
-    let mut only_fuse = Vec::new();
-    if request.no_loop {
-        only_fuse.push("--no-loop");
-    }
+    let only_fuse = if request.no_loop { vec!["--no-loop"] } else { Vec::new() };
+    let mut only_served = only_fuse.clone();
     if request.threads != 0 {
-        only_fuse.push("--threads");
+        only_served.push("--threads");
     }
     let refused = |backend, other: &str, options: &[&str]| {
         let reason = format!("it has no {}; {other} has", options.join(", "));
         Err(SessionError::BackendNotPossible { backend, reason })
     };
-    let mut chosen = Chosen { try_dm: true, no_fuse: None, not_possible: Vec::new() };
+    let mut chosen = Chosen {
+        try_dm: true,
+        no_fuse: None,
+        served_by: ServedBy::Fuse,
+        fuse_hindrance: None,
+        not_possible: Vec::new(),
+    };
     match request.backend {
         BackendChoice::Fuse if !only_dm.is_empty() => return refused(FUSE, DM_CRYPT, &only_dm),
-        BackendChoice::Dm if !only_fuse.is_empty() => return refused(DM_CRYPT, FUSE, &only_fuse),
-        BackendChoice::Fuse => {
+        BackendChoice::Nbd if !only_dm.is_empty() => return refused(NBD, DM_CRYPT, &only_dm),
+        BackendChoice::Nbd if !only_fuse.is_empty() => return refused(NBD, FUSE, &only_fuse),
+        BackendChoice::Dm if !only_served.is_empty() => return refused(DM_CRYPT, FUSE, &only_served),
+        BackendChoice::Fuse | BackendChoice::Nbd => {
             chosen.try_dm = false;
+            chosen.served_by = if request.backend == BackendChoice::Nbd { ServedBy::Nbd } else { ServedBy::Fuse };
             return Ok(chosen);
         }
         BackendChoice::Dm => chosen.no_fuse = Some(String::new()),
         BackendChoice::Auto if !only_dm.is_empty() => {
             chosen.no_fuse = Some(format!("{FUSE} has no {}", only_dm.join(", ")));
         }
-        BackendChoice::Auto => {}
+        // What only FUSE has is asked for: it has to say itself why it cannot.
+        BackendChoice::Auto if !only_fuse.is_empty() => {}
+        BackendChoice::Auto => chosen.fuse_hindrance = fuse_hindrance(),
     }
-    if !only_fuse.is_empty() {
-        chosen.without_dm(format!("it has no {}", only_fuse.join(", ")))?;
+    if !only_served.is_empty() {
+        chosen.without_dm(format!("it has no {}", only_served.join(", ")))?;
     } else if let Some(reason) = kernel::hindrance(&request.name, uuid) {
         chosen.without_dm(reason)?;
     }
     Ok(chosen)
+}
+
+/// Why this process cannot make a FUSE mount; `None` if it seems that it can.
+fn fuse_hindrance() -> Option<String> {
+    const DEVICE: &str = "/dev/fuse";
+    if let Err(error) = std::fs::OpenOptions::new().read(true).write(true).open(DEVICE) {
+        return Some(format!("{DEVICE} does not open: {error} (`luksctl doctor` says what mends it)"));
+    }
+    let helper = "fusermount3";
+    let found = std::env::split_paths(&search_path()).any(|folder| folder.join(helper).is_file());
+    (!rustix::process::geteuid().is_root() && !found).then(|| format!("{helper} was not found (package fuse3)"))
 }
 
 #[cfg(test)]
@@ -152,6 +193,29 @@ mod tests {
         assert!(!chosen.try_dm && chosen.not_possible[0].reason.contains("--no-loop"));
         request.flags.allow_discards = true;
         assert!(refusal(&request).contains("--allow-discards"), "two backends at once");
+    }
+
+    #[test]
+    fn nbd_by_name_has_threads_and_nothing_of_the_others() {
+        let mut request = OpenRequest::new("image", "name");
+        request.backend = BackendChoice::Nbd;
+        request.threads = 3;
+        let chosen = choose(&request, UUID).unwrap();
+        assert!(!chosen.try_dm && chosen.served_by == ServedBy::Nbd && chosen.not_possible.is_empty());
+        request.no_loop = true;
+        assert!(refusal(&request).contains("nbd cannot be used: it has no --no-loop; fuse has"));
+        request.flags.same_cpu_crypt = true;
+        assert!(refusal(&request).contains("nbd cannot be used: it has no --perf-same_cpu_crypt; dm-crypt has"));
+    }
+
+    #[test]
+    fn without_dm_and_fuse_it_is_nbd_and_both_reasons_are_told() {
+        let mut chosen = choose(&OpenRequest::new("image", "name"), UUID).unwrap();
+        chosen.not_possible.clear();
+        chosen.fuse_hindrance = Some("no fuse".to_owned());
+        chosen.without_dm("no dm".to_owned()).unwrap();
+        let told: Vec<&str> = chosen.not_possible.iter().map(|other| other.reason.as_str()).collect();
+        assert_eq!((told, chosen.served_by), (vec!["no dm", "no fuse"], ServedBy::Nbd));
     }
 
     #[test]

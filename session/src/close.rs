@@ -11,10 +11,9 @@ use std::time::Duration;
 use rustix::io::Errno;
 use rustix::mount::{UnmountFlags, unmount};
 
-use crate::choice::FUSE;
 use crate::client::Client;
 use crate::kernel::Subject;
-use crate::lookup::{Named, being_opened, entry_or_foreign};
+use crate::lookup::{Named, being_opened, entry_or_foreign, served_by};
 use crate::protocol::{Reply, Request};
 use crate::registry::{Behind, Info, Liveness, RegistryLock, behind, liveness, wait_until_free};
 use crate::run_dir::{Entry, RunDir};
@@ -90,7 +89,7 @@ pub fn close(run: &RunDir, name: &str, options: &CloseOptions) -> Result<CloseRe
         },
         Behind::Server if options.deferred => Err(SessionError::NotOnBackend {
             name: entry.name.to_string(),
-            backend: FUSE.to_owned(),
+            backend: served_by(&entry),
             what: "--deferred",
         }),
         Behind::Server => close_live(run, &entry, options),

@@ -1,8 +1,9 @@
 //! From a name to what is open under it: a server of ours, a mapping of ours, or a mapping that another tool made.
 
 use crate::SessionError;
+use crate::choice::FUSE;
 use crate::kernel::{self, Subject};
-use crate::registry::{Behind, behind};
+use crate::registry::{Behind, Info, behind};
 use crate::run_dir::{Entry, RunDir, VolumeName};
 
 /// What is open under a name.
@@ -34,6 +35,11 @@ pub(crate) fn open_volume(run: &RunDir, name: &str) -> Result<OpenVolume, Sessio
 
 pub(crate) fn being_opened(entry: &Entry) -> SessionError {
     SessionError::Busy { name: entry.name.to_string(), how: "it is just being opened".to_owned() }
+}
+
+/// The backend of an entry that a server serves, as reports name it.
+pub(crate) fn served_by(entry: &Entry) -> String {
+    Info::read(entry).map_or_else(|| FUSE.to_owned(), |info| info.backend)
 }
 
 /// What a name stands for before anybody has looked.

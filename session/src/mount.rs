@@ -17,13 +17,15 @@ use rustix::mount::{UnmountFlags, unmount};
 use secret::KeyProvider;
 use serde::{Deserialize, Serialize};
 
+use crate::choice::NBD;
 use crate::close::{CloseOptions, close};
+use crate::lookup::served_by;
 use crate::open::{OpenReport, OpenRequest, open};
 use crate::registry::{Behind, behind};
 use crate::run_dir::{Entry, NAME_MAX_BYTES, RunDir, replace_file};
 use crate::spawn::{ServerCommand, search_path};
 use crate::suspend::{sync_device, sync_file_system};
-use crate::{SessionError, busy, mount_table};
+use crate::{BackendChoice, SessionError, busy, mount_table};
 
 /// How long fuse2fs may write after its unmount.
 const FLUSH_WAIT: Duration = Duration::from_secs(600);
@@ -119,6 +121,10 @@ pub fn mount_image(
     server: &ServerCommand,
 ) -> Result<MountReport, SessionError> {
     mount_directory(directory)?;
+    if request.backend == BackendChoice::Nbd {
+        let reason = "it makes a socket, which cannot be mounted; dm-crypt and fuse can".to_owned();
+        return Err(SessionError::BackendNotPossible { backend: NBD, reason });
+    }
     let opened = open(run, request, keys, server)?;
     let options = MountOptions {
         read_only: options.read_only || request.read_only,
@@ -142,6 +148,14 @@ pub fn mount(run: &RunDir, name: &str, directory: &Path, options: &MountOptions)
     let entry = run.entry(&name.parse()?);
     if !matches!(behind(&entry)?, Behind::Server | Behind::Mapping(_)) {
         return Err(SessionError::NotOpen { name: entry.name.to_string() });
+    }
+    if served_by(&entry) == NBD {
+        // It is a socket; what makes it a disk (nbdfuse, nbd-client, a virtual machine) mounts it, too.
+        return Err(SessionError::NotOnBackend {
+            name: entry.name.to_string(),
+            backend: NBD.to_owned(),
+            what: "mount",
+        });
     }
     let directory = mount_directory(directory)?;
     let link = entry.device();

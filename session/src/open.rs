@@ -12,7 +12,8 @@ use block::{Direct, FileDisk, OpenMode};
 use secret::{KeyProvider, KeyRequest, Purpose, Secret};
 use serde::{Deserialize, Serialize};
 
-use crate::choice::choose;
+use crate::backend::path_hindrance;
+use crate::choice::{Chosen, NBD, ServedBy, choose};
 use crate::client::Client;
 use crate::close::clean_leftover;
 use crate::kernel::OpenFailure;
@@ -48,7 +49,7 @@ pub struct OpenRequest {
     pub keyslot: Option<u32>,
     /// What the key source gives is the volume key, no passphrase.
     pub volume_key: bool,
-    /// Threads of the FUSE export; 0 for the default.
+    /// Threads of the FUSE export, or of each NBD connection; 0 for the default.
     pub threads: usize,
     /// Leave the disk a file below FUSE even where a loop device could be attached.
     pub no_loop: bool,
@@ -91,14 +92,17 @@ impl OpenRequest {
 pub struct OpenReport {
     /// Its name.
     pub name: String,
-    /// The block device (`/dev/mapper/NAME` where it is a mapping), or the file below FUSE.
+    /// The block device (`/dev/mapper/NAME` where it is a mapping), the file below FUSE, or the NBD socket.
     #[serde(with = "crate::path_json")]
     pub device: PathBuf,
     /// `RUN/NAME/device`, a link to it that stays the same over every open.
     #[serde(with = "crate::path_json")]
     pub link: PathBuf,
-    /// `dm-crypt`, `loop over fuse` or `fuse`.
+    /// `dm-crypt`, `loop over fuse`, `fuse` or `nbd`.
     pub backend: String,
+    /// How NBD clients call it.
+    #[serde(default)]
+    pub uri: Option<String>,
     /// UUID of the container.
     pub uuid: String,
     /// The keyslot that opened it.
@@ -120,7 +124,7 @@ pub fn open(
     server: &ServerCommand,
 ) -> Result<OpenReport, SessionError> {
     let entry = run.entry(&request.name.parse()?);
-    let order = order(request)?;
+    let mut order = order(request)?;
     // Everything that can be refused is refused before anybody is asked for a passphrase.
     let image_identity = identity(&order.image)?;
     kernel::remove_orphans();
@@ -130,12 +134,14 @@ pub fn open(
     check_free(run, &entry, &order.image, &image_identity)?;
     let uuid = check_header(&order, request)?;
     let mut chosen = choose(request, &uuid)?;
+    check_socket(&chosen, &entry)?;
     let mut passphrase = None;
     if chosen.try_dm {
         match kernel::open(run, &entry, &order, request, keys) {
             Ok(report) => return Ok(report),
             Err(OpenFailure::NotPossible { reason, passphrase: given }) => {
                 chosen.without_dm(reason)?;
+                check_socket(&chosen, &entry)?;
                 passphrase = Some(given);
             }
             Err(OpenFailure::Failed(error)) => {
@@ -144,9 +150,20 @@ pub fn open(
         }
     }
     let passphrase = passphrase.map_or_else(|| ask(keys, request, 1), Ok)?;
+    order.served_by = chosen.served_by;
     let opening = Opening { run, entry: &entry, order: &order, image_identity: &image_identity };
     let report = opening.serve(request, passphrase, keys, server)?;
     Ok(OpenReport { not_possible: chosen.not_possible, ..report })
+}
+
+/// If it is to be a socket, it must be one that clients can connect to.
+fn check_socket(chosen: &Chosen, entry: &Entry) -> Result<(), SessionError> {
+    match path_hindrance(&entry.nbd_socket()) {
+        Some(reason) if chosen.served_by == ServedBy::Nbd => {
+            Err(SessionError::BackendNotPossible { backend: NBD, reason })
+        }
+        _ => Ok(()),
+    }
 }
 
 /// A volume that a server is to open.
@@ -210,6 +227,7 @@ fn order(request: &OpenRequest) -> Result<UnlockOrder, SessionError> {
         read_only: request.read_only,
         keyslot: request.keyslot,
         volume_key: request.volume_key,
+        served_by: ServedBy::default(),
         threads: request.threads,
         no_loop: request.no_loop,
         limits: LimitsOrder::from(&request.limits),

@@ -16,6 +16,7 @@ use secret::Secret;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::choice::ServedBy;
 use crate::policy::PolicyOrder;
 use crate::{Failure, OpenReport, Status};
 
@@ -56,6 +57,8 @@ pub(crate) struct UnlockOrder {
     /// The secret that comes along is the volume key, no passphrase.
     #[serde(default)]
     pub(crate) volume_key: bool,
+    #[serde(default)]
+    pub(crate) served_by: ServedBy,
     pub(crate) threads: usize,
     pub(crate) no_loop: bool,
     pub(crate) limits: LimitsOrder,
@@ -294,6 +297,7 @@ mod tests {
             read_only: true,
             keyslot: Some(3),
             volume_key: true,
+            served_by: ServedBy::Nbd,
             threads: 2,
             no_loop: true,
             limits: (&luks::Limits::default()).into(),

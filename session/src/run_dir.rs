@@ -7,8 +7,9 @@
 //!     lock        held (flock) by the server for as long as it lives
 //!     control     its socket, 0600
 //!     log, info.json
-//!     device      symlink: /dev/loopN, or the file below fuse/
+//!     device      symlink: /dev/loopN, the file below fuse/, or nbd
 //!     fuse/disk   the plaintext disk
+//!     nbd         the socket that speaks NBD, 0600
 //!     mount.json  where it is mounted, if `mount` did it
 //! ```
 //!
@@ -198,6 +199,10 @@ impl Entry {
         self.folder.join("fuse")
     }
 
+    pub(crate) fn nbd_socket(&self) -> PathBuf {
+        self.folder.join("nbd")
+    }
+
     pub(crate) fn log(&self) -> PathBuf {
         self.folder.join("log")
     }
@@ -218,7 +223,8 @@ impl Entry {
     /// Removes the folder and what is directly in it. Its `fuse` folder must be unmounted; nothing below a mount is touched.
     pub(crate) fn remove(&self) -> Result<(), SessionError> {
         // The lock goes last: a folder without lock would look as if its server had never started.
-        for name in ["device", "device.new", "control", "info.json", "info.json.new", "mount.json", "mount.json.new"] {
+        let links = ["device", "device.new", "control", "nbd"];
+        for name in links.into_iter().chain(["info.json", "info.json.new", "mount.json", "mount.json.new"]) {
             remove_file(&self.folder.join(name))?;
         }
         match std::fs::remove_dir(self.fuse_folder()) {

@@ -56,11 +56,14 @@ pub struct Status {
     /// Version of LUKS: 1 or 2.
     #[serde(default)]
     pub luks_version: Option<u16>,
-    /// The block device, or the file below FUSE.
+    /// The block device, the file below FUSE, or the NBD socket.
     #[serde(with = "crate::path_json::option")]
     pub device: Option<PathBuf>,
-    /// `dm-crypt`, `fuse` or `loop over fuse`.
+    /// `dm-crypt`, `fuse`, `loop over fuse` or `nbd`.
     pub backend: Option<String>,
+    /// How NBD clients call it.
+    #[serde(default)]
+    pub uri: Option<String>,
     /// The loop device between a mapping and its image.
     #[serde(default, with = "crate::path_json::option")]
     pub loop_device: Option<PathBuf>,
@@ -107,6 +110,7 @@ impl Status {
             luks_version: None,
             device: None,
             backend: None,
+            uri: None,
             loop_device: None,
             flags: Vec::new(),
             key_location: None,

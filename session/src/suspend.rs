@@ -4,14 +4,14 @@
 //! system above is synced, then the device itself. Both happen in the client, so that the server never waits for itself.
 
 use std::fs::File;
+use std::os::unix::fs::FileTypeExt as _;
 use std::path::Path;
 use std::time::Duration;
 
 use secret::Secret;
 
-use crate::choice::FUSE;
 use crate::client::Client;
-use crate::lookup::{OpenVolume, open_volume};
+use crate::lookup::{OpenVolume, open_volume, served_by};
 use crate::protocol::{Reply, Request};
 use crate::registry::{Liveness, liveness};
 use crate::run_dir::{Entry, RunDir};
@@ -56,7 +56,7 @@ pub fn resume(run: &RunDir, name: &str, passphrase: &Secret, again: &UnlockAgain
         OpenVolume::Mapped(subject) => return kernel::resume(&subject, passphrase, again),
     };
     if let Some(what) = again.option_in_use() {
-        return Err(SessionError::NotOnBackend { name: entry.name.to_string(), backend: FUSE.to_owned(), what });
+        return Err(SessionError::NotOnBackend { name: entry.name.to_string(), backend: served_by(&entry), what });
     }
     let mut client = connect(&entry)?;
     let request = match &again.policy {
@@ -102,6 +102,10 @@ pub(crate) fn sync_file_system(point: &Path) -> Result<(), String> {
 /// Writes back what the kernel caches for the device. Linux tells of a page that it could not write and dropped only here,
 /// and once: the error must not be lost. A device that cannot be opened has been told of elsewhere.
 pub(crate) fn sync_device(device: &Path) -> Result<(), String> {
+    if std::fs::metadata(device).is_ok_and(|metadata| metadata.file_type().is_socket()) {
+        // The kernel caches nothing for it; who is connected flushes what he wants to keep.
+        return Ok(());
+    }
     match File::open(device) {
         Ok(node) => node.sync_all().map_err(|error| not_written(device, &error)),
         Err(error) => {

@@ -130,7 +130,12 @@ impl VolumeServer {
                 return Err(failure);
             }
         };
-        let options = BackendOptions { read_only: order.read_only, threads: order.threads, no_loop: order.no_loop };
+        let options = BackendOptions {
+            served_by: order.served_by,
+            read_only: order.read_only,
+            threads: order.threads,
+            no_loop: order.no_loop,
+        };
         let backend = Backend::start(&self.entry, &opened.volume, &options)?;
         let mut open = Box::new(Open { opened, backend });
         match self.announce(&open, order, &client_is_gone) {
@@ -180,6 +185,7 @@ impl VolumeServer {
             name: self.entry.name.to_string(),
             link: self.entry.device(),
             backend: info.backend,
+            uri: open.backend.uri(),
             uuid: info.uuid,
             keyslot: open.opened.facts.keyslot,
             pid: info.pid,
@@ -199,6 +205,7 @@ impl VolumeServer {
         status.luks_version = Some(facts.version.number());
         status.device = Some(info.device.clone());
         status.backend = Some(info.backend.clone());
+        status.uri = open.backend.uri();
         status.cipher = facts.cipher.clone();
         status.engine = Some(dmcrypt::kernel_and_reason());
         status.key_size_bits = Some(facts.key_size_bits);
@@ -290,6 +297,7 @@ impl VolumeServer {
             0 => {}
             // Whoever sent them may be gone already: the kernel writes back what a program left behind.
             count => {
+                open.backend.go_on();
                 let how =
                     format!("it is suspended and {count} writes wait; `luksctl resume {}` first", self.entry.name);
                 return Err(Failure::new(FailureKind::Busy, how));

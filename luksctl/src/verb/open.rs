@@ -1,4 +1,4 @@
-//! `open IMAGE NAME`: unlocks a container and makes its plaintext a disk, through dm-crypt or FUSE; prints the device. `--test-passphrase` opens
+//! `open IMAGE NAME`: unlocks a container and makes its plaintext a disk, through dm-crypt, FUSE or NBD; prints the device. `--test-passphrase` opens
 //! nothing and answers by exit code.
 
 use std::path::PathBuf;
@@ -62,7 +62,7 @@ pub(crate) struct HowArgs {
     /// Refuse writes
     #[arg(short = 'r', long, alias = "read-only")]
     pub(crate) readonly: bool,
-    /// What makes it a disk: the kernel's dm-crypt, a file below FUSE, or the first of them that is possible
+    /// What makes it a disk: the kernel's dm-crypt, a file below FUSE, an NBD socket, or the first that is possible
     #[arg(long, value_name = "NAME", value_enum, default_value = "auto")]
     pub(crate) backend: Backend,
     #[command(flatten)]
@@ -70,7 +70,7 @@ pub(crate) struct HowArgs {
     /// Leave the disk a file, attach no loop device to it (fuse)
     #[arg(long)]
     pub(crate) no_loop: bool,
-    /// Threads that serve the disk (fuse)
+    /// Threads that serve the disk (fuse), or each connection to it (nbd)
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
     pub(crate) threads: Option<u32>,
 }
@@ -78,12 +78,14 @@ pub(crate) struct HowArgs {
 /// The backends by name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Backend {
-    /// dm-crypt where it is possible, else FUSE.
+    /// dm-crypt where it is possible, else FUSE, else NBD.
     Auto,
     /// The kernel's dm-crypt.
     Dm,
     /// A file below FUSE; for root with a loop device on it.
     Fuse,
+    /// A Unix socket that speaks NBD, for qemu, nbdcopy, nbdfuse, nbd-client.
+    Nbd,
 }
 
 /// Opens a volume.
@@ -113,7 +115,7 @@ pub(crate) fn run(args: &OpenArgs, common: &Common) -> Result<Code, Failure> {
     if args.report.json {
         output::json(&json!({ "image": output::path(&args.target.image), "opened": opened }))?;
     } else {
-        output::line(&opened.device.display().to_string())?;
+        output::line(&opened.uri.clone().unwrap_or_else(|| opened.device.display().to_string()))?;
     }
     if let Some(slot) = opened.keyslot.filter(|_| common.verbose) {
         output::words(&format!("Key slot {slot} unlocked; {} ({}).", opened.link.display(), opened.backend));
@@ -182,6 +184,7 @@ pub(crate) fn request(
         Backend::Auto => BackendChoice::Auto,
         Backend::Dm => BackendChoice::Dm,
         Backend::Fuse => BackendChoice::Fuse,
+        Backend::Nbd => BackendChoice::Nbd,
     };
     request.flags = how.flags.flags();
     request.limits = image::limits(limits);

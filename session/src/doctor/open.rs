@@ -1,5 +1,7 @@
 //! The one question behind the rest: could this user open a volume here, and through which backend?
 //!
+//! An NBD socket needs nothing but this process, and makes no disk that this machine could mount.
+//!
 //! * FUSE: a driver, a node that opens, the right to mount or a `fusermount3` that has it.
 //! * dm-crypt: this build, root, a device-mapper that answers or comes at first use, the crypt target, a keyring for the
 //!   key, and for image files loop devices.
@@ -9,7 +11,8 @@ use super::machine::{Machine, NodeOf};
 use super::modules::Driver;
 use super::{Area, Finding, Level, drivers, fuse};
 
-const WHY: &str = "without a backend a volume cannot be opened; copy-in, copy-out and header verbs work always";
+const WHY: &str =
+    "without them a volume is no disk of this machine; --backend nbd, copy-in, copy-out and header verbs work always";
 
 pub(super) fn judge(machine: &Machine<'_>) -> Vec<Finding> {
     vec![backends(machine)]
@@ -31,7 +34,11 @@ fn backends(machine: &Machine<'_>) -> Finding {
         (Some(kernel), Some(fuse)) => {
             let mend = fuse::judge(machine).into_iter().filter(|finding| finding.level >= Level::Warning);
             let mend = mend.filter_map(|finding| finding.mend).next().or_else(|| kernel_mend(machine));
-            finding(Level::Problem, format!("no backend works: FUSE: {fuse}; dm-crypt: {kernel}")).mended_by(mend)
+            finding(
+                Level::Problem,
+                format!("only as an NBD socket, which nothing can mount: FUSE: {fuse}; dm-crypt: {kernel}"),
+            )
+            .mended_by(mend)
         }
     }
 }

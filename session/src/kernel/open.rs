@@ -208,6 +208,7 @@ impl Volume<'_> {
             link: self.entry.device(),
             device: info.device,
             backend: info.backend,
+            uri: None,
             uuid: info.uuid,
             keyslot: self.unlocked.facts.keyslot,
             pid: None,

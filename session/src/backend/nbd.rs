@@ -1,0 +1,139 @@
+//! A volume as an NBD export on a Unix socket in its entry: `RUN/NAME/nbd`, for this user and root.
+//!
+//! The export has the volume's name and is also the one that a client gets who names none.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::sleep;
+use std::time::Instant;
+
+use block::{BlockErrorKind, BlockIo};
+use export::fuse::ExportError;
+use export::nbd::{NbdClient, NbdDisk, NbdExport, NbdOptions, SOCKET_PATH_MAX_BYTES, serve, uri};
+
+use super::{BackendOptions, PASSER_BY_WAIT, POLL};
+use crate::choice::NBD;
+use crate::run_dir::Entry;
+use crate::{Failure, FailureKind};
+
+/// Clients that are named.
+const NAMED_MAX: usize = 4;
+
+/// A socket in service.
+pub(crate) struct NbdBackend {
+    export: NbdExport,
+    socket: PathBuf,
+}
+
+impl NbdBackend {
+    pub(super) fn start<B: BlockIo + 'static>(
+        entry: &Entry,
+        disk: &Arc<B>,
+        options: &BackendOptions,
+    ) -> Result<NbdBackend, Failure> {
+        let socket = entry.nbd_socket();
+        if let Some(reason) = path_hindrance(&socket) {
+            return Err(Failure::new(FailureKind::System, reason));
+        }
+        let served = NbdDisk {
+            name: entry.name.to_string(),
+            description: format!("the volume {} of luksctl", entry.name),
+            disk: Arc::clone(disk) as Arc<dyn BlockIo>,
+            read_only: options.read_only,
+        };
+        let nbd_options = NbdOptions { threads: options.threads, ..NbdOptions::default() };
+        let export = serve(vec![served], &socket, &nbd_options)
+            .map_err(|error| Failure::new(FailureKind::System, error.to_string()))?;
+        Ok(NbdBackend { export, socket })
+    }
+
+    pub(super) fn device(&self) -> &Path {
+        &self.socket
+    }
+
+    pub(super) fn uri(&self) -> String {
+        uri(&self.socket)
+    }
+
+    pub(super) fn name(&self) -> &'static str {
+        NBD
+    }
+
+    pub(super) fn loss(&self) -> Option<String> {
+        (!self.export.is_reachable()).then(|| format!("Somebody removed {}", self.socket.display()))
+    }
+
+    pub(super) fn users(&self) -> Vec<String> {
+        let until = Instant::now() + PASSER_BY_WAIT;
+        loop {
+            let users = self.export.shut_if_unused();
+            if users.is_empty() || Instant::now() >= until {
+                return words(&users);
+            }
+            sleep(POLL);
+        }
+    }
+
+    pub(super) fn go_on(&self) {
+        self.export.reopen();
+    }
+
+    pub(super) fn stop(&mut self) -> Option<String> {
+        match self.export.stop() {
+            Ok(()) => None,
+            Err(ExportError::FinalFlush { source, .. }) if source.kind == BlockErrorKind::Suspended => None,
+            Err(error) => Some(error.to_string()),
+        }
+    }
+}
+
+/// The clients by process, each once.
+fn words(clients: &[NbdClient]) -> Vec<String> {
+    let mut users: Vec<String> = Vec::new();
+    for client in clients {
+        let user = match client.pid {
+            Some(pid) => {
+                let command = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+                format!("connected from {} (process {pid})", command.trim())
+            }
+            None => "connected from a process that cannot be seen".to_owned(),
+        };
+        if !users.contains(&user) {
+            users.push(user);
+        }
+    }
+    users.truncate(NAMED_MAX);
+    users
+}
+
+/// Why no client could connect to a socket of this path.
+pub(crate) fn path_hindrance(socket: &Path) -> Option<String> {
+    let len_bytes = socket.as_os_str().len();
+    (len_bytes > SOCKET_PATH_MAX_BYTES).then(|| {
+        format!(
+            "its socket {} would have a path of {len_bytes} bytes, and Unix sockets end at {SOCKET_PATH_MAX_BYTES}; \
+             choose a shorter name, or a shorter LUKSCTL_RUN_DIR",
+            socket.display()
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_that_no_client_could_connect_to_is_refused() {
+        assert_eq!(path_hindrance(Path::new("/run/luksctl/home/nbd")), None);
+        assert_eq!(path_hindrance(Path::new(&"x".repeat(107))), None);
+        assert!(path_hindrance(Path::new(&"x".repeat(108))).is_some_and(|reason| reason.contains("108 bytes")));
+    }
+
+    #[test]
+    fn a_client_with_many_connections_is_named_once() {
+        let client = NbdClient { pid: Some(1), export: "x".to_owned() };
+        let users = words(&[client.clone(), client]);
+        assert_eq!(users.len(), 1);
+        assert!(users[0].contains("(process 1)"));
+    }
+}
