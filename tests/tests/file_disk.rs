@@ -1,7 +1,10 @@
 //! `block::FileDisk` and its locks on real loop devices, and on a file system that is full. Needs root.
 #![allow(clippy::unwrap_used)]
 
-use block::{BlockErrorKind, BlockIo, Bytes, Direct, FileDisk, LockError, OpenMode};
+use block::{
+    BlockErrorKind, BlockIo, BlockQueue, Bytes, Completion, Direct, FileDisk, IoBuf, IoUringQueue, LockError, OpenMode,
+    PreadQueue, QueueOp,
+};
 use rustix::fs::{FlockOperation, flock};
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -167,7 +170,67 @@ fn root_full_file_system_is_no_space() {
         let error = disk.write_at(Bytes(0), &vec![1; 2 << 20], false).unwrap_err();
         assert_eq!((error.kind, error.op), (BlockErrorKind::NoSpace, "write"));
         assert_eq!(disk.preallocate(Bytes(4 << 20)).unwrap_err().kind, BlockErrorKind::NoSpace);
+        for (name, mut queue) in queues(&disk) {
+            let buf = IoBuf::copy_of(&vec![1; 2 << 20]);
+            let done = done(queue.as_mut(), QueueOp::Write { offset: Bytes(1 << 20), buf, fua: false });
+            let error = done.result.unwrap_err();
+            assert_eq!((error.kind, error.op), (BlockErrorKind::NoSpace, "write"), "{name}");
+            assert!(
+                done.op.into_buffer().unwrap().iter().all(|byte| *byte == 1),
+                "{name}: the buffer comes back as it was"
+            );
+        }
     });
     run("umount", &[mount_point]);
     outcome.unwrap();
+}
+
+/// Every version of the queue that this system gives.
+fn queues(disk: &FileDisk) -> Vec<(&'static str, Box<dyn BlockQueue>)> {
+    let mut queues: Vec<(_, Box<dyn BlockQueue>)> =
+        vec![("pread", Box::new(PreadQueue::new(disk.clone(), 4).unwrap()))];
+    match IoUringQueue::new(disk.clone(), 4) {
+        Ok(ring) => queues.push(("io_uring", Box::new(ring))),
+        Err(why) => println!("without io_uring: {why}"),
+    }
+    queues
+}
+
+fn done(queue: &mut dyn BlockQueue, op: QueueOp) -> Completion {
+    queue.submit(1, op).unwrap();
+    loop {
+        if let Some(completion) = queue.complete() {
+            return completion;
+        }
+        queue.wait().unwrap();
+    }
+}
+
+#[test]
+fn root_queues_do_on_a_block_device_what_they_do_on_a_file() {
+    if !can_run("root_queues_do_on_a_block_device_what_they_do_on_a_file") {
+        return;
+    }
+    let device = Loop::attach(&["--sector-size", "4096"]);
+    let direct = OpenMode { direct: Direct::IfPossible, ..OpenMode::default() };
+    for (name, mut queue) in queues(&FileDisk::open(&device.device, &direct).unwrap()) {
+        assert_eq!(queue.geometry().logical_block, 4096, "{name}");
+        let offset = Bytes(SIZE - (1 << 20));
+        let mut run = |op| done(queue.as_mut(), op);
+        run(QueueOp::Write { offset, buf: IoBuf::copy_of(&vec![3; 1 << 20]), fua: true }).result.unwrap();
+        run(QueueOp::WriteZeroes { offset, len: Bytes(8192) }).result.unwrap();
+        run(QueueOp::Discard { offset: Bytes(0), len: Bytes(1 << 20) }).result.unwrap();
+        run(QueueOp::Flush).result.unwrap();
+        let read = run(QueueOp::Read { offset, buf: IoBuf::zeroed(1 << 20) });
+        read.result.unwrap();
+        let content = read.op.into_buffer().unwrap();
+        assert!(
+            content[..8192].iter().all(|byte| *byte == 0) && content[8192..].iter().all(|byte| *byte == 3),
+            "{name}"
+        );
+        let behind = run(QueueOp::Write { offset, buf: IoBuf::zeroed(2 << 20), fua: false });
+        assert_eq!(behind.result.unwrap_err().kind, BlockErrorKind::OutOfRange, "{name}");
+        let odd = run(QueueOp::Read { offset: Bytes(512), buf: IoBuf::zeroed(512) });
+        assert_eq!(odd.result.unwrap_err().kind, BlockErrorKind::Unaligned, "{name}");
+    }
 }

@@ -4,13 +4,15 @@
 //! address of memory that somebody else holds or frees. Dropping it waits for what the kernel has begun.
 //!
 //! The ring may do nothing but what a queue needs: two registered files (the disk and the waker's eventfd), seven operations,
-//! no descriptor of any other kind, and no registration after it was enabled (`IORING_REGISTER_RESTRICTIONS`).
+//! no descriptor of any other kind, and no registration after it was enabled (`IORING_REGISTER_RESTRICTIONS`), but to give the
+//! files back: the kernel takes a closed ring apart in its own time, and a disk that it still holds is locked and busy.
 //!
 //! Invariants: at most one submission per slot is under way; a slot is empty, or its operation is in the submission queue
 //! (`queued`), or the kernel has it.
 //!
 //! Source: io_uring(7), io_uring_setup(2), io_uring_register(2), io_uring_enter(2).
 
+use super::wake::Waker;
 use super::{IoBuf, QueueOp};
 use crate::{BlockError, BlockErrorKind, Bytes};
 use io_uring::register::{Probe, Restriction};
@@ -20,7 +22,7 @@ use rustix::fs::FallocateFlags;
 use rustix::io::{Errno, ReadWriteFlags};
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Place of the disk among the registered files.
@@ -35,6 +37,8 @@ const MOST_BYTES: usize = 1 << 30;
 const READABLE: u32 = 1;
 /// `IORING_ENTER_GETEVENTS`.
 const GET_EVENTS: u32 = 1;
+/// `IORING_UNREGISTER_FILES`.
+const UNREGISTER_FILES: u8 = 3;
 
 const NEEDED: [u8; 7] = [
     opcode::Read::CODE,
@@ -73,15 +77,18 @@ pub(super) struct Ring {
     free: Vec<usize>,
     /// What is in the submission queue and the kernel has not taken yet, oldest first.
     queued: VecDeque<u64>,
+    waker: Waker,
+    /// Whether the kernel, or the submission queue, waits for the waker.
+    awaits_wake: bool,
     /// The kernel refuses the ring since: nothing is submitted any more.
     broken: Option<Errno>,
 }
 
 impl Ring {
-    /// A ring for `depth` operations on `disk`, which is woken when `event` is readable.
+    /// A ring for `depth` operations on `disk`, which `waker` wakes.
     pub(super) fn open(
         disk: BorrowedFd<'_>,
-        event: BorrowedFd<'_>,
+        waker: &Waker,
         depth: usize,
         buffers: &mut [IoBuf],
     ) -> Result<Ring, BlockError> {
@@ -95,10 +102,11 @@ impl Ring {
         if !NEEDED.iter().all(|code| probe.is_supported(*code)) {
             return Err(refusal(BlockErrorKind::Unsupported));
         }
-        submitter.register_files(&[disk.as_raw_fd(), event.as_raw_fd()]).map_err(registering)?;
+        submitter.register_files(&[disk.as_raw_fd(), waker.as_fd().as_raw_fd()]).map_err(registering)?;
         let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
         register_buffers(&ring, id, buffers);
         let mut allowed: Vec<Restriction> = NEEDED.iter().map(|code| Restriction::sqe_op(*code)).collect();
+        allowed.push(Restriction::register_op(UNREGISTER_FILES));
         allowed.push(Restriction::sqe_flags_allowed((Flags::FIXED_FILE | Flags::ASYNC).bits()));
         allowed.push(Restriction::sqe_flags_required(Flags::FIXED_FILE.bits()));
         submitter.register_restrictions(&mut allowed).map_err(registering)?;
@@ -109,6 +117,8 @@ impl Ring {
             slots: (0..depth).map(|_| None).collect(),
             free: (0..depth).collect(),
             queued: VecDeque::with_capacity(depth + 1),
+            waker: waker.clone(),
+            awaits_wake: false,
             broken: None,
         };
         // The first submission shows whether the kernel (a seccomp filter) lets the ring be entered at all.
@@ -148,7 +158,7 @@ impl Ring {
 
     /// Waits for the waker again.
     pub(super) fn await_wake(&mut self) {
-        self.push(&opcode::PollAdd::new(EVENT, READABLE).build().user_data(WAKE));
+        self.awaits_wake = self.push(&opcode::PollAdd::new(EVENT, READABLE).build().user_data(WAKE));
     }
 
     fn push(&mut self, entry: &Entry) -> bool {
@@ -194,6 +204,7 @@ impl Ring {
     pub(super) fn fail_queued(&mut self) -> Option<(Flight, Errno)> {
         let errno = self.broken?;
         while let Some(name) = self.queued.pop_front() {
+            self.awaits_wake &= name != WAKE;
             if let Some(flight) = self.release(name) {
                 return Some((flight, errno));
             }
@@ -216,6 +227,7 @@ impl Ring {
                 (completion.user_data(), completion.result())
             };
             if name == WAKE {
+                self.awaits_wake = false;
                 return Some(Reaped::Woken);
             }
             if let Some(flight) = self.release(name) {
@@ -224,15 +236,16 @@ impl Ring {
         }
     }
 
-    /// How many operations the kernel has.
+    /// How many submissions the kernel has.
     fn in_kernel(&self) -> usize {
-        let queued = self.queued.iter().filter(|name| **name != WAKE).count();
-        (self.slots.len() - self.free.len()).saturating_sub(queued)
+        let under_way = self.slots.len() - self.free.len() + usize::from(self.awaits_wake);
+        under_way.saturating_sub(self.queued.len())
     }
 }
 
 impl Drop for Ring {
     fn drop(&mut self) {
+        self.waker.wake();
         while self.in_kernel() > 0 {
             // SAFETY: submits nothing (`to_submit` is 0) and passes no argument; the kernel only waits.
             let waited = unsafe { self.ring.submitter().enter::<libc::sigset_t>(0, 1, GET_EVENTS, None) };
@@ -246,6 +259,8 @@ impl Drop for Ring {
                 }
             }
         }
+        // Nothing refers to the files any more, so this waits for nothing; if it fails they are closed with the ring.
+        let _ = self.ring.submitter().unregister_files();
     }
 }
 

@@ -416,3 +416,21 @@ fn after_a_failed_flush_every_version_refuses_to_vouch() {
         run(queue, op).result.unwrap();
     });
 }
+
+#[test]
+fn a_queue_that_is_gone_holds_its_disk_no_longer() {
+    for _ in 0..20 {
+        let (file, _) = file_disk(Direct::Never);
+        for number in 0..2 {
+            let disk = FileDisk::open(file.path(), &OpenMode::default()).unwrap();
+            let locked = disk.lock_use(false).unwrap();
+            let mut made = versions(&disk);
+            if number < made.len() {
+                let (_, mut queue) = made.swap_remove(number);
+                let op = write(&mut queue, 0, SIZE, 1, true);
+                run(&mut queue, op).result.unwrap();
+            }
+            drop((locked, made, disk));
+        }
+    }
+}

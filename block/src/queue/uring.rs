@@ -46,7 +46,7 @@ impl IoUringQueue {
         let depth = depth.clamp(1, MOST_DEPTH);
         let waker = Waker::new().map_err(|error| BlockError::from_io("io_uring setup", Bytes::ZERO, 0, error))?;
         let mut small: Vec<IoBuf> = (0..registrable(depth)).map(|_| IoBuf::zeroed(SMALL_BUFFER_BYTES)).collect();
-        let ring = Ring::open(disk.as_fd(), waker.as_fd(), depth, &mut small)?;
+        let ring = Ring::open(disk.as_fd(), &waker, depth, &mut small)?;
         let registered = small.iter().filter(|buf| buf.is_registered()).count();
         let mut buffers = BufferStore::new(2 * depth);
         small.into_iter().filter(IoBuf::is_registered).for_each(|buf| buffers.give_back(buf));
