@@ -6,6 +6,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr)] // a command's output
 
 mod crypto;
+mod queue;
 mod unlock;
 
 use std::process::ExitCode;
@@ -24,6 +25,8 @@ struct Cli {
 enum Verb {
     /// AES-256-XTS in memory, one thread: each kernel against the machine's limit and the aes and xts-mode crates
     Crypto(crypto::Args),
+    /// The data plane on one file: io_uring against pread, without and with the cipher
+    Queue(queue::Args),
     /// Time to unlock an image: luksctl against cryptsetup, both as processes, with the image's own key derivation
     Unlock(unlock::Args),
 }
@@ -31,6 +34,7 @@ enum Verb {
 fn main() -> ExitCode {
     let done = match Cli::parse().verb {
         Verb::Crypto(args) => crypto::run(&args),
+        Verb::Queue(args) => queue::run(&args),
         Verb::Unlock(args) => unlock::run(&args),
     };
     match done {
