@@ -386,6 +386,24 @@ impl<H: HeaderStore, D: BlockIo> AnyContainer<H, D> {
         }
     }
 
+    /// The same without room for a second keyslot: over the old one, which a crash may lose.
+    ///
+    /// # Errors
+    /// As [`Container::keyslot_change_in_place`] and [`Luks1Container::keyslot_change_in_place`].
+    pub fn keyslot_change_in_place(
+        &mut self,
+        env: &Env<'_>,
+        old: &Secret,
+        id: Option<KeyslotId>,
+        new: &Secret,
+        parameters: &NewKeyslot,
+    ) -> Result<KeyslotId, Error> {
+        match self {
+            AnyContainer::Luks1(container) => container.keyslot_change_in_place(env, old, id, new, parameters),
+            AnyContainer::Luks2(container) => container.keyslot_change_in_place(env, old, id, new, parameters),
+        }
+    }
+
     /// Sets the UUID.
     ///
     /// # Errors

@@ -9,6 +9,7 @@ mod edit;
 pub mod format;
 mod header;
 mod load;
+pub mod repair;
 mod text;
 mod view;
 mod write;

@@ -80,9 +80,14 @@ pub(crate) fn of_luks(path: &Path, error: &Error) -> Option<String> {
     })
 }
 
-/// After an error about tokens, room in the metadata, and volume keys in files.
+/// After an error about damaged LUKS1 headers, tokens, room in the metadata, and volume keys in files.
 fn of_metadata(image: &str, error: &Error) -> Option<String> {
     Some(match error {
+        Error::InvalidLuks1(_) => {
+            format!(
+                "luksctl repair --dry-run {image} says what can be mended; else luksctl header restore {image} BACKUP"
+            )
+        }
         Error::TokenMissing { .. }
         | Error::TokenInUse { .. }
         | Error::TokenUnassigned { .. }
@@ -194,6 +199,7 @@ pub(crate) fn of_key_source(error: &KeySourceError) -> Option<String> {
             "give the passphrase on standard input, or with --key-file or --key-fd".to_owned()
         }
         KeySourceError::TooLarge { .. } => "choose its part with --keyfile-size and --keyfile-offset".to_owned(),
+        KeySourceError::TooLongTyped { .. } => "a longer one goes into a file: --key-file FILE".to_owned(),
         KeySourceError::TooShort { .. } => "give a smaller --keyfile-size".to_owned(),
         KeySourceError::SizeNeeded { .. } => "add --keyfile-size BYTES".to_owned(),
         KeySourceError::Mismatch => "type the same passphrase twice".to_owned(),
@@ -208,7 +214,7 @@ pub(crate) fn of_open(path: &Path, error: &io::Error) -> Option<String> {
         io::ErrorKind::PermissionDenied => {
             format!("look at its owner and mode, or run this as root: ls -l {}", path.display())
         }
-        io::ErrorKind::ReadOnlyFilesystem => "copy it to a writable file system".to_owned(),
+        io::ErrorKind::ReadOnlyFilesystem => "use a file system that is not mounted read-only".to_owned(),
         io::ErrorKind::IsADirectory => "name the image file in it, or a block device".to_owned(),
         _ => return None,
     })

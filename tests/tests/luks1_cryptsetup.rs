@@ -135,6 +135,40 @@ fn change_by_them(pair: &Pair) {
 }
 
 #[test]
+fn with_all_keyslots_in_use_a_passphrase_is_changed_in_place() {
+    let name = "with_all_keyslots_in_use_a_passphrase_is_changed_in_place";
+    if !needs_programs(name, &["cryptsetup"]) {
+        return;
+    }
+    let pair = Pair::new(name);
+    let (image, first, third) = (pair.image(), pair.file("first"), pair.file("third"));
+    pair.theirs("luksFormat", &[&COST[..], &["--type", "luks1", &image, &first]].concat());
+    for id in 1..8 {
+        let file = pair.rig.path(&format!("key{id}"));
+        fs::write(&file, format!("passphrase {id}")).unwrap();
+        pair.theirs("luksAddKey", &[&COST[..], &["--key-file", &first, &image, file.to_str().unwrap()]].concat());
+    }
+    let before = fs::read(&pair.image).unwrap();
+    for id in [6, 2, 7] {
+        let old = pair.file(&format!("key{id}"));
+        let change = [&["keyslot", "change", "--key-file", &old, &image, &third][..], &COST].concat();
+        let refused = run(&mut pair.rig.luksctl(&change));
+        assert_eq!(refused.status.code(), Some(1));
+        let words = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert!(words.contains("all 8 keyslots are in use") && words.contains("--in-place"), "{words}");
+        assert!(fs::read(&pair.image).unwrap() == before, "a refused change wrote");
+        succeed(pair.rig.luksctl(&change).arg("--in-place"));
+        pair.opens("third", Some(id));
+        pair.opens(&format!("key{id}"), None);
+        for other in (1..8).filter(|other| *other != id) {
+            pair.opens(&format!("key{other}"), Some(other));
+        }
+        pair.dumps_agree();
+        fs::write(&pair.image, &before).unwrap();
+    }
+}
+
+#[test]
 fn what_cryptsetup_makes_is_unlocked_and_changed_here() {
     if !needs_programs("what_cryptsetup_makes_is_unlocked_and_changed_here", &["cryptsetup"]) {
         return;
@@ -311,7 +345,6 @@ fn what_luks1_cannot_do_is_refused_by_name() {
     let format = ["format", "-q", "--type", "luks1", "--size", "4M"];
     let refused: [(&[&str], &[&str], &str); 9] = [
         (&["label"], &["x"], "LUKS1 has no labels"),
-        (&["repair"], &[], "LUKS1 has no second copy"),
         (&["dump", "--dump-json-metadata"], &[], "LUKS1 has no JSON"),
         (&["uuid", "--type", "luks2"], &[], "LUKS version 1, not 2"),
         (&["keyslot", "add", "-q", "--key-file", &first, "--pbkdf", "argon2id"], &[&first], "but PBKDF2"),

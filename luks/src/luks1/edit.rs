@@ -10,7 +10,10 @@
 //!
 //! A change needs a free keyslot for the time it takes, and the keyslot keeps its number: the new passphrase goes to the free
 //! one and is proven there; the old one is wiped and disabled; its place gets the new material and is enabled; the free one is
-//! wiped and disabled again. In every state between, one of the two passphrases opens.
+//! wiped and disabled again. In every state between, one of the two passphrases opens. Without a free keyslot there is only
+//! [`Luks1Container::keyslot_change_in_place`].
+
+mod in_place;
 
 use block::{BlockIo, ByteView};
 use secret::Secret;
@@ -287,6 +290,9 @@ pub(super) fn iterations(header: &Luks1Header, parameters: &NewKeyslot) -> Resul
     }
     if parameters.priority.is_some() {
         return Err(Error::Luks1Has { no: "keyslot priorities" });
+    }
+    if parameters.name.is_some() {
+        return Err(Error::Luks1Has { no: "names of keyslots" });
     }
     match &parameters.kdf.0 {
         Params::Argon2(_) => Err(Error::Luks1Has { no: "key derivation but PBKDF2" }),

@@ -15,6 +15,7 @@ use block::{BlockIo, ByteView, Bytes, Geometry, SECTOR_BYTES};
 use dmcrypt::CipherSpec;
 use secret::Secret;
 
+use crate::area::material_len;
 use crate::calibrate::{Effort, KdfChoice, KdfCost, calibrate};
 use crate::digest_check::DigestCost;
 use crate::edit::NewKeyslot;
@@ -166,12 +167,11 @@ pub fn plan(params: &Luks1FormatParams, data: &Geometry) -> Result<Luks1FormatPl
         uuid: FixedText([0; 40]),
         slots: [empty_slot(); KEYSLOTS as usize],
     };
-    let slot_sectors = u32::try_from(header.material_size().0.div_ceil(SECTOR_BYTES)).unwrap_or(u32::MAX);
-    let stride = slot_sectors.next_multiple_of(SLOT_SECTORS);
-    for (id, slot) in (0u32..).zip(&mut header.slots) {
-        slot.key_material_offset_sectors = FIRST_SECTOR + id * stride;
+    for (slot, place) in header.slots.iter_mut().zip(standard_sectors(header.key_bytes)) {
+        slot.key_material_offset_sectors = place;
     }
-    let areas_end = Bytes(u64::from(FIRST_SECTOR + KEYSLOTS * stride) * SECTOR_BYTES);
+    let stride = u64::from(stride_sectors(header.key_bytes));
+    let areas_end = Bytes((u64::from(FIRST_SECTOR) + u64::from(KEYSLOTS) * stride) * SECTOR_BYTES);
     header.payload_offset_sectors = payload(params, areas_end)?;
     header.check().map_err(Error::InvalidLuks1)?;
     let (offset, least) = (header.payload_offset(), Bytes(header.payload_offset().0.saturating_add(SECTOR_BYTES)));
@@ -194,6 +194,22 @@ pub fn plan(params: &Luks1FormatParams, data: &Geometry) -> Result<Luks1FormatPl
 fn warnings(cipher: &str, data_size: Bytes) -> Vec<String> {
     let repeats = cipher.ends_with("-plain") && data_size > Bytes(2 << 40);
     repeats.then(|| format!("{cipher} repeats its IVs every 2 TiB")).into_iter().collect()
+}
+
+/// Where each keyslot starts if nobody asks for another place.
+pub(super) fn standard_sectors(key_bytes: u32) -> [u32; KEYSLOTS as usize] {
+    let stride = stride_sectors(key_bytes);
+    let mut places = [FIRST_SECTOR; KEYSLOTS as usize];
+    for (id, place) in (0u32..).zip(&mut places) {
+        *place = FIRST_SECTOR.saturating_add(stride.saturating_mul(id));
+    }
+    places
+}
+
+fn stride_sectors(key_bytes: u32) -> u32 {
+    let material = material_len(key_bytes).map_or(u64::MAX, |len| len.0.div_ceil(SECTOR_BYTES));
+    let stride = u32::try_from(material).ok().and_then(|sectors| sectors.checked_next_multiple_of(SLOT_SECTORS));
+    stride.unwrap_or(u32::MAX)
 }
 
 fn empty_slot() -> Luks1Slot {

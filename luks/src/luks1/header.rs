@@ -44,7 +44,7 @@ const VERSION: u16 = 1;
 const ENABLED: u32 = 0x00ac_71f3;
 const DISABLED: u32 = 0x0000_dead;
 const NAME_LEN: usize = 32;
-const SALT_LEN: usize = 32;
+pub(super) const SALT_LEN: usize = 32;
 const UUID_LEN: usize = 40;
 
 const VERSION_AT: usize = MAGIC.len();
@@ -63,7 +63,9 @@ const SLOT_ITERATIONS_AT: usize = 4;
 const SLOT_SALT_AT: usize = SLOT_ITERATIONS_AT + 4;
 const SLOT_OFFSET_AT: usize = SLOT_SALT_AT + SALT_LEN;
 const SLOT_STRIPES_AT: usize = SLOT_OFFSET_AT + 4;
-const SLOT_BYTES: usize = SLOT_STRIPES_AT + 4;
+pub(super) const SLOT_BYTES: usize = SLOT_STRIPES_AT + 4;
+/// The salt of keyslot 0.
+pub(super) const SLOT_SALTS_AT: usize = SLOTS_AT + SLOT_SALT_AT;
 const _: () = assert!(SLOTS_AT + KEYSLOTS as usize * SLOT_BYTES == HEADER_BYTES);
 
 /// One of the eight keyslots. A disabled one has a place too.
@@ -112,6 +114,13 @@ impl Luks1Header {
     /// # Errors
     /// The first rule that it breaks.
     pub fn parse(bytes: &[u8; HEADER_BYTES]) -> Result<Luks1Header, Violation> {
+        let header = Luks1Header::parse_unchecked(bytes)?;
+        header.check()?;
+        Ok(header)
+    }
+
+    /// The same without the rules across fields: magic, version and states alone are looked at.
+    pub(super) fn parse_unchecked(bytes: &[u8; HEADER_BYTES]) -> Result<Luks1Header, Violation> {
         let magic: [u8; MAGIC.len()] = field(bytes, 0);
         if magic != MAGIC {
             return Err(Violation::new(Rule::Luks1Magic, "", magic.escape_ascii()));
@@ -128,7 +137,7 @@ impl Luks1Header {
             // Eight were pushed.
             return Err(Violation::missing(Rule::Luks1SlotState, "keyslots"));
         };
-        let header = Luks1Header {
+        Ok(Luks1Header {
             cipher_name: FixedText(field(bytes, CIPHER_NAME_AT)),
             cipher_mode: FixedText(field(bytes, CIPHER_MODE_AT)),
             hash_spec: FixedText(field(bytes, HASH_SPEC_AT)),
@@ -139,9 +148,7 @@ impl Luks1Header {
             digest_iterations: number(bytes, DIGEST_ITERATIONS_AT),
             uuid: FixedText(field(bytes, UUID_AT)),
             slots,
-        };
-        header.check()?;
-        Ok(header)
+        })
     }
 
     /// The header as it stands on disk. Rules are not looked at: [`check`](Self::check) does that.
@@ -206,21 +213,59 @@ impl Luks1Header {
 }
 
 fn parse_slot(bytes: &[u8; HEADER_BYTES], id: usize) -> Result<Luks1Slot, Violation> {
-    let at = SLOTS_AT + id * SLOT_BYTES;
-    let enabled = match number(bytes, at) {
+    let raw = RawSlot::of(bytes, id);
+    let enabled = match raw.state {
         ENABLED => true,
         DISABLED => false,
         other => {
             return Err(Violation::new(Rule::Luks1SlotState, format!("keyslots.{id}"), format_args!("{other:08x}")));
         }
     };
+    let at = SLOTS_AT + id * SLOT_BYTES;
     Ok(Luks1Slot {
         enabled,
-        iterations: number(bytes, at + SLOT_ITERATIONS_AT),
-        salt: field(bytes, at + SLOT_SALT_AT),
+        iterations: raw.iterations,
+        salt: raw.salt,
         key_material_offset_sectors: number(bytes, at + SLOT_OFFSET_AT),
-        stripes: number(bytes, at + SLOT_STRIPES_AT),
+        stripes: raw.stripes,
     })
+}
+
+/// What stands on the disk for a keyslot, broken or not.
+pub(super) struct RawSlot {
+    pub(super) state: u32,
+    pub(super) stripes: u32,
+    iterations: u32,
+    salt: [u8; SALT_LEN],
+}
+
+impl RawSlot {
+    /// Reads keyslot `id`, which is one of the eight.
+    pub(super) fn of(bytes: &[u8; HEADER_BYTES], id: usize) -> RawSlot {
+        let at = SLOTS_AT + id * SLOT_BYTES;
+        RawSlot {
+            state: number(bytes, at),
+            stripes: number(bytes, at + SLOT_STRIPES_AT),
+            iterations: number(bytes, at + SLOT_ITERATIONS_AT),
+            salt: field(bytes, at + SLOT_SALT_AT),
+        }
+    }
+
+    /// Gives a state that is none the one that the other fields tell of; says whether the keyslot is enabled.
+    pub(super) fn mend_state(&mut self) -> bool {
+        if !matches!(self.state, ENABLED | DISABLED) {
+            let held_a_key = self.iterations != 0 && self.salt != [0; SALT_LEN];
+            self.state = if held_a_key { ENABLED } else { DISABLED };
+        }
+        self.state == ENABLED
+    }
+
+    /// Writes state and stripes back to where they were read.
+    pub(super) fn put(&self, bytes: &mut [u8; HEADER_BYTES], id: usize) {
+        let at = SLOTS_AT + id * SLOT_BYTES;
+        put(bytes, at, &self.state.to_be_bytes());
+        put(bytes, at + SLOT_STRIPES_AT, &self.stripes.to_be_bytes());
+    }
 }
 
 /// `N` bytes at `at`; all constants lie inside the header.

@@ -38,7 +38,7 @@ pub(super) fn read_bytes<D: BlockIo + ?Sized>(disk: &D) -> Result<[u8; HEADER_BY
     Ok(bytes)
 }
 
-fn not_luks1(violation: Violation) -> Error {
+pub(super) fn not_luks1(violation: Violation) -> Error {
     match violation.rule {
         Rule::Luks1Magic => Error::NotLuks,
         Rule::Luks1Version if violation.value == "2" => Error::Luks2,

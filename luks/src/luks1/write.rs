@@ -10,18 +10,29 @@
 //!
 //! A change inside one sector is atomic: keyslots 0 to 5, keyslot 7, the UUID. Keyslot 6 is decided by its state, in sector 0:
 //! to enable it, sector 1 is written and flushed first; to disable it, sector 0 first. In between it is disabled, with
-//! half a salt that nobody reads. A change of keyslot 6 that leaves it enabled would tear: it is refused as a bug of the caller.
+//! half a salt that nobody reads. A change of keyslot 6 that leaves it enabled must keep what is behind the border
+//! ([`salt_beginning`]); any other would tear and is refused as a bug of the caller.
+
+use std::ops::Range;
 
 use block::{BlockIo, ByteView, Bytes};
 
 use crate::error::Error;
-use crate::luks1::header::{HEADER_BYTES, Luks1Header};
+use crate::luks1::header::{HEADER_BYTES, Luks1Header, SALT_LEN, SLOT_BYTES, SLOT_SALTS_AT};
 use crate::metadata::KeyslotId;
 
 /// The border between the two sectors of the header.
 const SECTOR: usize = 512;
 /// The keyslot that lies on both sides of the border.
 const TORN_SLOT: usize = 6;
+/// How much of its salt stands before the border.
+const TORN_SALT_BYTES: usize = 8;
+const _: () = assert!(SLOT_SALTS_AT + TORN_SLOT * SLOT_BYTES + TORN_SALT_BYTES == SECTOR);
+
+/// The part of the salt of keyslot `id` that a single write can replace together with its state: all of it but for keyslot 6.
+pub(super) fn salt_beginning(id: KeyslotId, salt: &mut [u8; SALT_LEN]) -> &mut [u8] {
+    if id.0 as usize == TORN_SLOT { &mut salt[..TORN_SALT_BYTES] } else { salt }
+}
 
 /// Replaces the header `old`, which stands on `disk`, by `new`. The caller holds the exclusive lock and has compared.
 ///
@@ -33,13 +44,14 @@ pub(crate) fn replace<D: BlockIo + ?Sized>(disk: &D, old: &Luks1Header, new: &Lu
     let (before, after) = (old.to_bytes(), new.to_bytes());
     let (first, second) = (0..SECTOR, SECTOR..HEADER_BYTES);
     let stays_enabled = old.slots[TORN_SLOT].enabled && new.slots[TORN_SLOT].enabled;
-    if stays_enabled && old.slots[TORN_SLOT] != new.slots[TORN_SLOT] {
+    let changes = |part: &Range<usize>| before[part.clone()] != after[part.clone()];
+    if stays_enabled && old.slots[TORN_SLOT] != new.slots[TORN_SLOT] && changes(&first) && changes(&second) {
         return Err(Error::KeyslotInUse { keyslot: KeyslotId(6) });
     }
     let order = if old.slots[TORN_SLOT].enabled { [first, second] } else { [second, first] };
     let view = ByteView::new(disk);
     for part in order {
-        if before[part.clone()] != after[part.clone()] {
+        if changes(&part) {
             view.write(Bytes::from_len(part.start), &after[part], false)?;
             view.flush()?;
         }

@@ -1,13 +1,15 @@
-//! `repair IMAGE`: rewrites a broken or stale header copy from the good one, and finishes the removal of keyslots that was cut
-//! short. Shows the plan, asks, then writes.
+//! `repair IMAGE`: rewrites a broken or stale header copy from the good one, gives damaged fields of a LUKS1 header their values
+//! back, and finishes the removal of keyslots that was cut short. Shows the plan, asks, then writes.
 //! `--dry-run` only shows it, and ends with 10 when there is something to do.
+
+mod luks1;
 
 use std::fmt;
 use std::sync::Arc;
 
 use clap::Args;
 use luks::repair::{ForeignSignature, RepairPlan, plan, repair};
-use luks::{Container, KeyslotId};
+use luks::{Container, Error, KeyslotId, Limits};
 use serde_json::json;
 use session::SystemEnv;
 
@@ -55,9 +57,13 @@ impl fmt::Display for Work {
         if self.copies.rewrite.is_some() {
             write!(f, "{}; ", self.copies)?;
         }
-        let ids: Vec<String> = self.half_removed.iter().map(ToString::to_string).collect();
-        write!(f, "finish removing keyslot {}: its area is overwritten, it opens nothing", ids.join(", "))
+        f.write_str(&finish_words(&self.half_removed))
     }
+}
+
+fn finish_words(half_removed: &[KeyslotId]) -> String {
+    let ids: Vec<String> = half_removed.iter().map(ToString::to_string).collect();
+    format!("finish removing keyslot {}: its area is overwritten, it opens nothing", ids.join(", "))
 }
 
 /// Plans, asks, repairs.
@@ -66,7 +72,20 @@ pub(crate) fn run(args: &RepairArgs, common: &Common) -> Result<Code, Failure> {
     let image = Image::open(&args.target, access)?;
     let limits = image::limits(&LimitArgs::default());
     let failed = |error| Failure::of_luks(image.path(), error);
-    let copies = plan(&image.load_luks2(&limits, "second copy of its header")?);
+    match luks::luks1::repair::plan(image.header(), &limits) {
+        Err(Error::Luks2 | Error::NotLuks | Error::Block(_)) => {}
+        planned => return luks1::run(args, &image, planned.map_err(failed)?, common),
+    }
+    let header = image.load_luks2(&limits, "second copy of its header").map_err(|failure| {
+        // The usual hint is to format, which is the last thing to do where a header was lost.
+        if failure.code() != Code::Wrong || !nothing_is_left(&image, &limits) {
+            return failure;
+        }
+        let path = image.header().path().display();
+        failure
+            .with_hint(format!("no copy of a header is left; `luksctl header restore {path} BACKUP` brings one back"))
+    })?;
+    let copies = plan(&header);
     let open = || Container::open(Arc::clone(image.header()), Arc::clone(image.header()), limits.clone());
     let half_removed = open().and_then(|container| container.half_removed()).map_err(failed)?;
     let work = Work { copies, half_removed };
@@ -84,6 +103,10 @@ pub(crate) fn run(args: &RepairArgs, common: &Common) -> Result<Code, Failure> {
     Ok(Code::Success)
 }
 
+fn nothing_is_left(image: &Image, limits: &Limits) -> bool {
+    matches!(luks::load_any(image.header(), limits), Err(Error::NotLuks))
+}
+
 fn show(args: &RepairArgs, image: &Image, work: &Work, repaired: bool) -> Result<(), Failure> {
     if !args.report.json {
         let done = if repaired { "Done: " } else { "" };
@@ -93,6 +116,7 @@ fn show(args: &RepairArgs, image: &Image, work: &Work, repaired: bool) -> Result
     let rewrite = work.copies.rewrite.as_ref();
     output::json(&json!({
         "image": output::path(image.path()),
+        "version": 2,
         "needs_repair": !work.is_nothing() && !repaired,
         "repaired": repaired,
         "source": work.copies.source.to_string(),
@@ -103,6 +127,7 @@ fn show(args: &RepairArgs, image: &Image, work: &Work, repaired: bool) -> Result
             "offset_bytes": work.copies.offset.0,
             "size_bytes": work.copies.size.0,
         })),
+        "fields": [],
         "half_removed": work.half_removed.iter().map(|id| id.0).collect::<Vec<_>>(),
     }))
 }

@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use luks::{AnyContainer, Error, KeyslotId};
+use luks::{Error, KeyslotId};
 use secret::Purpose;
 use session::SystemEnv;
 
@@ -62,20 +62,30 @@ pub(crate) fn run(args: &ChangeArgs, common: &Common) -> Result<Code, Failure> {
     drop(key);
     let env = system.env();
     let outcome = container.keyslot_change(&env, &old, id, &new, &settings);
-    let changed = match (outcome, &mut container) {
-        (
-            Err(Error::NoFreeArea { .. } | Error::NoFreeKeyslot { .. } | Error::JsonFull { .. }),
-            AnyContainer::Luks2(container),
-        ) if args.in_place => {
+    let changed = match outcome {
+        Err(Error::NoFreeArea { .. } | Error::NoFreeKeyslot { .. } | Error::JsonFull { .. }) if args.in_place => {
             output::words(
                 "luksctl: warning: no room for a second keyslot: the old one is overwritten. A crash or power cut in the \
                  next seconds loses it",
             );
             container.keyslot_change_in_place(&env, &old, id, &new, &settings)
         }
-        (outcome, _) => outcome,
+        outcome => outcome,
     };
-    let changed = changed.map_err(|error| Failure::of_luks(image.path(), error))?;
+    let changed = changed.map_err(|error| refused(&image, error))?;
     output::words(&format!("Keyslot {changed} has the new passphrase."));
     Ok(Code::Success)
+}
+
+/// Without room for a second keyslot there are two ways on.
+fn refused(image: &Image, error: Error) -> Failure {
+    let no_room = matches!(error, Error::NoFreeArea { .. } | Error::NoFreeKeyslot { .. } | Error::JsonFull { .. });
+    let failure = Failure::of_luks(image.path(), error);
+    if !no_room {
+        return failure;
+    }
+    failure.with_hint(format!(
+        "`luksctl keyslot remove {}` makes room; or --in-place overwrites the old one, which a crash just then loses",
+        image.path().display()
+    ))
 }
