@@ -36,6 +36,7 @@ use crate::hash::HashAlg;
 use crate::header::{Header, load_unlocked};
 use crate::kdf::KdfParams;
 use crate::metadata::keyslot::Priority;
+use crate::metadata::slot_name::SlotName;
 use crate::metadata::{KeyslotId, Metadata};
 use crate::policy::Policy;
 use crate::requirements::{self, Action};
@@ -46,6 +47,7 @@ use crate::write;
 
 pub use flags::ActivationFlag;
 pub(crate) use keyslot::Staged;
+pub use names::HeaderSettings;
 
 /// What a new keyslot is like.
 #[derive(Debug, Clone)]
@@ -61,13 +63,15 @@ pub struct NewKeyslot {
     pub encryption: Option<(String, u32)>,
     /// When it is tried; as [`Priority::Normal`] if `None`. A changed keyslot keeps its priority then.
     pub priority: Option<Priority>,
+    /// What it is for; it comes with the keyslot or not at all. A changed keyslot keeps its name.
+    pub name: Option<SlotName>,
 }
 
 impl NewKeyslot {
     /// A keyslot with these costs and everything else as cryptsetup chooses it.
     pub fn new(kdf: KdfParams) -> NewKeyslot {
         let hash = kdf.hash();
-        NewKeyslot { id: None, kdf, hash, encryption: None, priority: None }
+        NewKeyslot { id: None, kdf, hash, encryption: None, priority: None, name: None }
     }
 }
 

@@ -196,6 +196,7 @@ fn first_keyslot(env: &Env<'_>, params: &FormatParams, plan: &FormatPlan) -> Res
         hash: plan.hash,
         encryption: Some((cipher.clone(), area_key_size_bytes)),
         priority: None,
+        name: None,
     })
 }
 

@@ -51,7 +51,7 @@ pub use binary::BinaryHeader;
 pub use container::Container;
 pub use copy::{HeaderCopy, Position};
 pub use edit::erase::doomed;
-pub use edit::{ActivationFlag, LastSlot, NewKeyslot};
+pub use edit::{ActivationFlag, HeaderSettings, LastSlot, NewKeyslot};
 pub use error::Error;
 pub use format::{FormatParams, FormatPlan, NewKdf};
 pub use hash::HashAlg;

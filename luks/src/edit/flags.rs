@@ -6,8 +6,8 @@ use block::BlockIo;
 
 use crate::container::Container;
 use crate::error::Error;
-use crate::metadata::KeyslotId;
 use crate::metadata::keyslot::Priority;
+use crate::metadata::{KeyslotId, Metadata};
 use crate::requirements::Action;
 use crate::store::HeaderStore;
 
@@ -79,14 +79,20 @@ impl<H: HeaderStore, D: BlockIo> Container<H, D> {
     pub fn set_keyslot_priority(&mut self, id: KeyslotId, priority: Priority) -> Result<(), Error> {
         self.edit(Action::Change, |edit| {
             let mut metadata = edit.header.metadata().clone();
-            let slot = metadata.keyslots.get_mut(id).ok_or(Error::KeyslotMissing { keyslot: id })?;
-            if slot.luks2().is_none() {
-                return Err(Error::KeyslotType { type_name: slot.type_name.clone() });
-            }
-            // Normal is what is meant where the header says nothing, as cryptsetup leaves it (luks2-format §3.7).
-            slot.priority = Some(priority).filter(|priority| *priority != Priority::Normal);
-            slot.extra.shift_remove("priority");
+            put_priority(&mut metadata, id, priority)?;
             edit.commit(metadata)
         })
     }
+}
+
+/// Sets the priority of the keyslot `id`.
+pub(super) fn put_priority(metadata: &mut Metadata, id: KeyslotId, priority: Priority) -> Result<(), Error> {
+    let slot = metadata.keyslots.get_mut(id).ok_or(Error::KeyslotMissing { keyslot: id })?;
+    if slot.luks2().is_none() {
+        return Err(Error::KeyslotType { type_name: slot.type_name.clone() });
+    }
+    // Normal is what is meant where the header says nothing, as cryptsetup leaves it (luks2-format §3.7).
+    slot.priority = Some(priority).filter(|priority| *priority != Priority::Normal);
+    slot.extra.shift_remove("priority");
+    Ok(())
 }

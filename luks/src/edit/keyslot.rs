@@ -14,6 +14,7 @@ use crate::error::Error;
 use crate::json::JsonMap;
 use crate::limits::{KEYSLOTS, Limits};
 use crate::metadata::keyslot::{Af, Area, Keyslot, KeyslotKind, Luks2Slot};
+use crate::metadata::slot_name::SlotName;
 use crate::metadata::{DigestId, KeyslotId, Metadata, slot_name};
 use crate::unlock::derive_area_key;
 use crate::volume_key::VolumeKey;
@@ -50,6 +51,10 @@ impl Staged {
         let mut metadata = metadata.clone();
         bind(&mut metadata, key.digest(), id)?;
         metadata.keyslots.insert(id, keyslot.clone());
+        if let Some(name) = &parameters.name {
+            name.check()?;
+            SlotName::put(&mut metadata, id, Some(name))?;
+        }
         check_text(&metadata)?;
         Staged::seal(id, metadata, &keyslot, env, limits, key, passphrase)
     }

@@ -7,7 +7,11 @@ use uuid::Uuid;
 
 use crate::binary::LABEL_LEN;
 use crate::container::Container;
+use crate::edit::flags::put_priority;
+use crate::edit::keyslot;
 use crate::error::Error;
+use crate::metadata::KeyslotId;
+use crate::metadata::keyslot::Priority;
 use crate::requirements::Action;
 use crate::store::HeaderStore;
 
@@ -38,7 +42,43 @@ fn shown(text: &str) -> String {
     format!("{:?}", text.chars().take(80).collect::<String>())
 }
 
+/// What [`Container::configure`] sets, all of it or nothing. What is `None` stays as it is.
+#[derive(Debug, Clone, Default)]
+pub struct HeaderSettings {
+    /// The label; an empty one is none.
+    pub label: Option<String>,
+    /// The subsystem; an empty one is none.
+    pub subsystem: Option<String>,
+    /// When a keyslot is tried.
+    pub priority: Option<(KeyslotId, Priority)>,
+}
+
 impl<H: HeaderStore, D: BlockIo> Container<H, D> {
+    /// Sets several things in one write of the header, all of them or, if one cannot be, none.
+    ///
+    /// # Errors
+    /// As [`Container::set_label`] and [`Container::set_keyslot_priority`].
+    pub fn configure(&mut self, settings: &HeaderSettings) -> Result<(), Error> {
+        let label = settings.label.as_deref().map(|text| checked("label", text)).transpose()?;
+        let subsystem = settings.subsystem.as_deref().map(|text| checked("subsystem", text)).transpose()?;
+        self.edit(Action::Change, |edit| {
+            let mut metadata = edit.header.metadata().clone();
+            if let Some((id, priority)) = settings.priority {
+                put_priority(&mut metadata, id, priority)?;
+            }
+            keyslot::check_text(&metadata)?;
+            edit.commit_header(|header| {
+                *header.metadata_mut() = metadata;
+                if let Some(label) = label {
+                    header.binary.label = label.into_bytes();
+                }
+                if let Some(subsystem) = subsystem {
+                    header.binary.subsystem = subsystem.into_bytes();
+                }
+            })
+        })
+    }
+
     /// Sets the label, or takes it away; the subsystem stays as it is.
     ///
     /// # Errors

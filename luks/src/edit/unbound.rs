@@ -21,7 +21,7 @@ impl<H: HeaderStore, D: BlockIo> Container<H, D> {
     /// whose hash is `parameters.hash`.
     ///
     /// # Errors
-    /// As [`Container::keyslot_add`]; [`Error::NoFreeDigest`], [`Error::KeySize`] for a key that is empty or over the limit.
+    /// As [`Container::keyslot_add`]; [`Error::NoFreeDigest`], [`Error::Parameter`] for a key that is empty or over the limit.
     pub fn keyslot_add_unbound(
         &mut self,
         env: &Env<'_>,
@@ -31,9 +31,10 @@ impl<H: HeaderStore, D: BlockIo> Container<H, D> {
         cost: DigestCost,
     ) -> Result<KeyslotId, Error> {
         requirements::check(&self.header.metadata().config, Action::Change)?;
-        let expected_bytes = self.limits.key_bytes as usize;
-        if key.is_empty() || key.len() > expected_bytes {
-            return Err(Error::KeySize { expected_bytes, got_bytes: key.len() });
+        let most_bytes = self.limits.key_bytes as usize;
+        if key.is_empty() || key.len() > most_bytes {
+            let (value, allowed) = (format!("{} bytes", key.len()), format!("1 to {most_bytes} bytes"));
+            return Err(Error::Parameter { parameter: "key size", value, allowed });
         }
         let mut metadata = self.header.metadata().clone();
         let free = metadata.digests.first_free(DIGESTS);

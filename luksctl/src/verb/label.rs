@@ -2,6 +2,7 @@
 //! them through the same code. An empty text takes the label away.
 
 use clap::Args;
+use luks::{HeaderSettings, KeyslotId};
 use serde_json::json;
 
 use crate::args::Common;
@@ -61,7 +62,9 @@ pub(crate) fn run(args: &LabelArgs, _common: &Common) -> Result<Code, Failure> {
         let header = image.load_luks2(&image::limits(&LimitArgs::default()), NO_LABELS)?;
         (image.path().to_owned(), header.label(), header.subsystem())
     } else {
-        set(&args.target, label, args.subsystem.as_ref())?
+        let settings =
+            HeaderSettings { label: label.cloned(), subsystem: args.subsystem.clone(), ..HeaderSettings::default() };
+        set(&args.target, &settings, NO_LABELS)?
     };
     if args.report.json {
         let given = |text: &String| Some(text.clone()).filter(|text| !text.is_empty());
@@ -77,31 +80,21 @@ pub(crate) fn run(args: &LabelArgs, _common: &Common) -> Result<Code, Failure> {
 
 /// Sets what is given of label, subsystem and a keyslot's priority.
 pub(crate) fn run_config(args: &ConfigArgs, _common: &Common) -> Result<Code, Failure> {
-    if let Some((priority, number)) = args.priority.zip(args.key_slot) {
-        priority::set(&args.target, number, priority)?;
-    }
-    if args.label.is_some() || args.subsystem.is_some() {
-        set(&args.target, args.label.as_ref(), args.subsystem.as_ref())?;
-    }
-    Ok(Code::Success)
+    let priority = args.priority.zip(args.key_slot).map(|(priority, number)| (KeyslotId(number), priority.into()));
+    let no = if priority.is_some() { priority::NO_PRIORITIES } else { NO_LABELS };
+    let settings = HeaderSettings { label: args.label.clone(), subsystem: args.subsystem.clone(), priority };
+    set(&args.target, &settings, no).map(|_| Code::Success)
 }
 
 /// Sets what is given; gives the image and both texts as they are now.
 fn set(
     target: &TargetArgs,
-    label: Option<&String>,
-    subsystem: Option<&String>,
+    settings: &HeaderSettings,
+    no: &'static str,
 ) -> Result<(std::path::PathBuf, String, String), Failure> {
     let image = Image::open(target, Access::ChangeHeader)?;
-    let mut container = image.luks2(&image::limits(&LimitArgs::default()), NO_LABELS)?;
-    let refused = |error| Failure::of_luks(image.path(), error);
-    let wanted = |text: &'_ String| Some(text.clone()).filter(|text| !text.is_empty());
-    if let Some(label) = label {
-        container.set_label(wanted(label).as_deref()).map_err(refused)?;
-    }
-    if let Some(subsystem) = subsystem {
-        container.set_subsystem(wanted(subsystem).as_deref()).map_err(refused)?;
-    }
+    let mut container = image.luks2(&image::limits(&LimitArgs::default()), no)?;
+    container.configure(settings).map_err(|error| Failure::of_luks(image.path(), error))?;
     let header = container.header();
     Ok((image.path().to_owned(), header.label(), header.subsystem()))
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use luks::{AnyContainer, KeyslotId, Version};
+use luks::{KeyslotId, NewKeyslot, Version};
 use secret::{Purpose, Secret};
 use serde_json::json;
 use session::SystemEnv;
@@ -17,7 +17,7 @@ use crate::args::target::{LimitArgs, ReportArgs, TargetArgs};
 use crate::args::token::TokenArgs;
 use crate::exit::Code;
 use crate::failure::Failure;
-use crate::image::{self, Access, AnyFileContainer, Image};
+use crate::image::{self, Access, Image};
 use crate::keys::KeySource;
 use crate::unlock::{self, Ask};
 use crate::verb::keyslot::name::written_now;
@@ -68,7 +68,7 @@ pub(crate) struct AddArgs {
 /// Adds a keyslot.
 pub(crate) fn run(args: &AddArgs, common: &Common) -> Result<Code, Failure> {
     if let Some(text) = &args.name {
-        // Before anything is written: the name comes last.
+        // Before anybody types a passphrase.
         luks::SlotName::new(text.as_str()).check().map_err(|error| Failure::of_luks(&args.target.image, error))?;
     }
     if args.unbound {
@@ -98,8 +98,9 @@ pub(crate) fn run(args: &AddArgs, common: &Common) -> Result<Code, Failure> {
     let refused = |error| Failure::of_luks(image.path(), error);
     let system = SystemEnv;
     let new = kdf::new_keyslot_for(&container, &args.kdf, wanted, &system.env()).map_err(refused)?;
+    let new = NewKeyslot { name: args.name.as_deref().map(written_now), ..new };
     let id = container.keyslot_add(&system.env(), &key, &passphrase, &new).map_err(refused)?;
-    finish(args, &image, &mut container, id)
+    said(args, &image, id)
 }
 
 /// Adds a keyslot with a key of its own. As in cryptsetup nobody has to know a passphrase for that, and the key file that
@@ -132,9 +133,10 @@ fn run_unbound(args: &AddArgs, common: &Common) -> Result<Code, Failure> {
     let passphrase = source.new_passphrase(&volume, &args.new_key)?;
     let refused = |error| Failure::of_luks(image.path(), error);
     let new = kdf::new_keyslot(&args.kdf, args.key_slot, &system.env()).map_err(refused)?;
+    let new = NewKeyslot { name: args.name.as_deref().map(written_now), ..new };
     let cost = kdf::digest_cost(&args.kdf);
     let id = container.keyslot_add_unbound(&system.env(), &key, &passphrase, &new, cost).map_err(refused)?;
-    finish(args, &image, &mut AnyContainer::Luks2(Box::new(container)), id)
+    said(args, &image, id)
 }
 
 fn random_key(len_bytes: usize) -> Result<Secret, luks::Error> {
@@ -146,18 +148,12 @@ fn new_source(args: &AddArgs, file: Option<&PathBuf>, common: &Common) -> Result
     Ok(source.asking_once(common.batch_mode && !args.new_key.verify_passphrase))
 }
 
-/// Names the new keyslot and reports it.
-fn finish(args: &AddArgs, image: &Image, container: &mut AnyFileContainer, id: KeyslotId) -> Result<Code, Failure> {
+/// Reports the new keyslot.
+fn said(args: &AddArgs, image: &Image, id: KeyslotId) -> Result<Code, Failure> {
     if args.report.json {
         output::json(&json!({ "image": output::path(image.path()), "keyslot": id.0 }))?;
     } else {
         output::words(&format!("Keyslot {id} added and proven."));
     }
-    let Some(text) = &args.name else { return Ok(Code::Success) };
-    let AnyContainer::Luks2(container) = container else { return Ok(Code::Success) };
-    container.set_keyslot_name(id, Some(&written_now(text))).map_err(|error| {
-        Failure::of_luks(image.path(), error)
-            .with_hint(format!("the keyslot is there; luksctl keyslot name {} {id} TEXT", image.path().display()))
-    })?;
     Ok(Code::Success)
 }

@@ -8,6 +8,9 @@ use crate::exit::Code;
 use crate::failure::Failure;
 use crate::image::{self, Access, Image};
 
+/// What LUKS1 lacks.
+pub(crate) const NO_PRIORITIES: &str = "priorities of keyslots";
+
 /// When a keyslot is tried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Priority {
@@ -44,14 +47,9 @@ pub(crate) struct PriorityArgs {
 
 /// Sets the priority.
 pub(crate) fn run(args: &PriorityArgs) -> Result<Code, Failure> {
-    set(&args.target, args.number, args.priority)
-}
-
-/// Sets the priority of a keyslot; shared with `config`.
-pub(crate) fn set(target: &TargetArgs, number: u32, priority: Priority) -> Result<Code, Failure> {
-    let image = Image::open(target, Access::ChangeHeader)?;
-    let mut container = image.luks2(&image::limits(&LimitArgs::default()), "priorities of keyslots")?;
-    let changed = container.set_keyslot_priority(KeyslotId(number), priority.into());
+    let image = Image::open(&args.target, Access::ChangeHeader)?;
+    let mut container = image.luks2(&image::limits(&LimitArgs::default()), NO_PRIORITIES)?;
+    let changed = container.set_keyslot_priority(KeyslotId(args.number), args.priority.into());
     changed.map_err(|error| Failure::of_luks(image.path(), error))?;
     Ok(Code::Success)
 }
