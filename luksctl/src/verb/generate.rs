@@ -38,8 +38,8 @@ enum What {
 /// Prints what was asked for.
 pub(crate) fn run(args: &GenerateArgs, _common: &Common) -> Result<Code, Failure> {
     match &args.what {
-        What::Man { folder: None } => output::data(&page(args::command())?)?,
-        What::Man { folder: Some(folder) } => clap_mangen::generate_to(args::command(), folder)
+        What::Man { folder: None } => output::data(&page(explained(args::command()))?)?,
+        What::Man { folder: Some(folder) } => clap_mangen::generate_to(explained(args::command()), folder)
             .map_err(|error| Failure::from_write("writing manual pages into", folder, &error))?,
         What::Completions { shell } => {
             let mut script = Vec::new();
@@ -48,6 +48,15 @@ pub(crate) fn run(args: &GenerateArgs, _common: &Common) -> Result<Code, Failure
         }
     }
     Ok(Code::Success)
+}
+
+/// The same with every text where clap_mangen looks for it: it leaves out what the short help does not show.
+fn explained(command: clap::Command) -> clap::Command {
+    let told = |argument: clap::Arg| match argument.get_help().cloned() {
+        Some(help) if argument.get_long_help().is_none() => argument.long_help(help),
+        _ => argument,
+    };
+    command.mut_args(told).mut_subcommands(explained)
 }
 
 /// One page.

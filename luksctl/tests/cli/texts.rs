@@ -2,7 +2,7 @@
 
 use crate::desk::Desk;
 
-const VERBS: [&str; 48] = [
+const VERBS: [&str; 50] = [
     "check",
     "format",
     "open",
@@ -37,6 +37,8 @@ const VERBS: [&str; 48] = [
     "key export",
     "flags",
     "refresh",
+    "resize",
+    "doctor",
     "config",
     "luksConvertKey",
     "copy-out",
@@ -82,6 +84,15 @@ fn manual_pages_and_completions_come_out() {
         assert!(page.contains(".SH SYNOPSIS"), "{name}");
     }
     assert!(!desk.path("man").join("luksctl-__serve.1").exists());
+    for page in std::fs::read_dir(desk.path("man")).unwrap() {
+        let page = page.unwrap().path();
+        let text = std::fs::read_to_string(&page).unwrap();
+        let lines: Vec<&str> = text.lines().collect();
+        for (at, _) in lines.iter().enumerate().filter(|(_, line)| **line == ".TP") {
+            let said = lines.get(at + 2).is_some_and(|line| !line.is_empty() && !line.starts_with('.'));
+            assert!(said, "{}: nothing is said of {:?}", page.display(), lines.get(at + 1));
+        }
+    }
     desk.run(&["generate", "man", "missing"]).ends(1);
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         let script = desk.run(&["generate", "completions", shell]).ends(0).stdout;
