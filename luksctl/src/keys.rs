@@ -11,6 +11,7 @@ use secret::{KeyDescriptor, KeyFile, KeyProvider, KeyRequest, KeySourceError, Li
 
 use crate::args::key::{KeyArgs, NewKeyArgs, NewKeyFileArgs};
 use crate::args::token::TokenArgs;
+use crate::exit::Code;
 use crate::failure::Failure;
 use crate::token_keys::TokenKeys;
 
@@ -53,6 +54,11 @@ impl KeySource {
         self
     }
 
+    /// Whether tokens are to be tried.
+    pub(crate) fn tries_tokens(&self) -> bool {
+        self.tokens.is_some()
+    }
+
     /// Reads the keys of the container's tokens, where tokens are to be tried. An error if only they may unlock and none can.
     pub(crate) fn look_for_tokens(
         &mut self,
@@ -64,7 +70,9 @@ impl KeySource {
         let Some(tokens) = &mut self.tokens else { return Ok(()) };
         tokens.look(metadata, keyslot, purpose);
         if tokens.only() && tokens.len() == 0 {
-            return Err(Failure::wrong(format!("{}: No usable token is available.", image.display()))
+            // As in cryptsetup: a key that is missing is no permission, a token that is missing is a wrong parameter.
+            let code = if tokens.were_promising() { Code::Permission } else { Code::Wrong };
+            return Err(Failure::new(code, format!("{}: No usable token is available.", image.display()))
                 .with_hint(format!("`luksctl token list {}`; `keyctl list @s` shows the keyring", image.display())));
         }
         Ok(())

@@ -15,6 +15,11 @@ pub(crate) enum SizeError {
     /// A suffix that is not in the grammar.
     #[error("unit '{0}' is unknown; use s, K, M, G, T (1024) or KB, MB, GB, TB (1000)")]
     Unit(String),
+    /// A number alone, where it could be bytes or sectors.
+    #[error(
+        "'{0}' has no unit: write {0}s for sectors of 512 bytes, as cryptsetup means it, or --device-size {0} for bytes"
+    )]
+    NoUnit(String),
     /// More bytes than 64 bits hold.
     #[error("'{0}' is more than 64 bits of bytes")]
     TooLarge(String),
@@ -30,6 +35,16 @@ pub(crate) fn parse(text: &str) -> Result<Bytes, SizeError> {
     let number: u64 = digits.parse().map_err(|_| SizeError::TooLarge(text.to_owned()))?;
     let factor = factor_of(unit).ok_or_else(|| SizeError::Unit(unit.to_owned()))?;
     number.checked_mul(factor).map(Bytes).ok_or_else(|| SizeError::TooLarge(text.to_owned()))
+}
+
+/// Parses a size that must have a unit. A bare number is sectors to cryptsetup's `resize --size` and bytes to everything else;
+/// a volume in use is not shrunk by a misunderstanding.
+pub(crate) fn parse_with_unit(text: &str) -> Result<Bytes, SizeError> {
+    let size = parse(text)?;
+    if text.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err(SizeError::NoUnit(text.to_owned()));
+    }
+    Ok(size)
 }
 
 /// Bytes per unit, or nothing for an unknown unit.
@@ -70,6 +85,14 @@ mod tests {
         ] {
             assert_eq!(parse(text), Ok(Bytes(bytes)), "{text}");
         }
+    }
+
+    #[test]
+    fn a_number_alone_may_mean_two_things() {
+        assert_eq!(parse_with_unit("2048s"), Ok(Bytes(2048 * 512)));
+        assert_eq!(parse_with_unit("2M"), Ok(Bytes(2 << 20)));
+        assert_eq!(parse_with_unit("2048"), Err(SizeError::NoUnit("2048".into())));
+        assert_eq!(parse_with_unit("x"), Err(SizeError::NoNumber("x".into())));
     }
 
     #[test]

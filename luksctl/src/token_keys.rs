@@ -17,13 +17,15 @@ pub(crate) struct TokenKeys {
     choice: TokenArgs,
     found: VecDeque<(KeyslotId, Secret)>,
     answered: u32,
+    /// There was a token that leads to a passphrase of some keyslot.
+    promising: bool,
     keyslot: Option<u32>,
 }
 
 impl TokenKeys {
     /// None yet: they come from the header.
     pub(crate) fn new(choice: &TokenArgs) -> TokenKeys {
-        TokenKeys { choice: choice.clone(), found: VecDeque::new(), answered: 0, keyslot: None }
+        TokenKeys { choice: choice.clone(), found: VecDeque::new(), answered: 0, promising: false, keyslot: None }
     }
 
     /// Reads the keys of the tokens in `metadata` that may unlock what is asked for.
@@ -34,6 +36,7 @@ impl TokenKeys {
         self.found.clear();
         for (id, token) in tokens {
             let Some(description) = token.key_description() else { continue };
+            self.promising |= !token.keyslots.is_empty();
             let slots = self.slots_of(metadata, token, keyslot, purpose);
             if slots.is_empty() {
                 continue;
@@ -49,6 +52,11 @@ impl TokenKeys {
     /// Whether nothing but a token may unlock.
     pub(crate) fn only(&self) -> bool {
         self.choice.token_only
+    }
+
+    /// Whether there was a token that could have unlocked, had its key been in the keyring.
+    pub(crate) fn were_promising(&self) -> bool {
+        self.promising
     }
 
     /// Passphrases that are left.

@@ -93,7 +93,8 @@ fn a_key_in_the_keyring_opens_for_both() {
         let arguments = [&test[..], more].concat();
         [run(&mut cryptsetup(&arguments, &image)).status.code(), run(&mut ours(&rig, &arguments, &image)).status.code()]
     };
-    assert!(both(&[]).iter().all(|code| *code != Some(0)), "without the key nothing opens");
+    assert_eq!(both(&[]), [Some(2); 2], "without the key nothing opens");
+    assert_eq!(both(&["--token-type", "nobody"]), [Some(1); 2], "without a token nothing is tried");
     let wrong = match UserKey::add(value, b"not the passphrase") {
         Ok(key) => key,
         Err(error) => return skip("tokens_cryptsetup keyring", &format!("no keyring: {error}")),
@@ -105,7 +106,7 @@ fn a_key_in_the_keyring_opens_for_both() {
     assert_eq!(both(&[]), [Some(0); 2]);
     assert_eq!(both(&["--token-id", "0"]), [Some(0); 2]);
     assert_eq!(both(&["--token-type", "luks2-keyring"]), [Some(0); 2]);
-    assert!(both(&["--token-id", "7"]).iter().all(|code| *code != Some(0)));
+    assert_eq!(both(&["--token-id", "7"]), [Some(1); 2]);
     // Nobody is asked: standard input is empty, and a keyslot is added by the token.
     let mut adding = ours(&rig, &["keyslot", "add", "--pbkdf", "pbkdf2", "--pbkdf-force-iterations", "1000"], &image);
     fs::write(rig.path("new"), b"another passphrase").unwrap();
@@ -142,6 +143,13 @@ fn a_volume_opens_by_its_token_through_the_server() {
     let mut open = ours(&rig, &opened, &image);
     let report: Value = serde_json::from_str(&text(&succeed(open.arg("by-token")))).unwrap();
     assert_eq!(report["opened"]["keyslot"], 0);
+    // Again by its token, with and without asking for it; with a token that there is not, it stays suspended.
+    for option in [&[][..], &["--token-only"], &["--token-id", "0"]] {
+        succeed(&mut rig.luksctl(&["suspend", "by-token"]));
+        let none = run(&mut rig.luksctl(&["resume", "by-token", "--token-only", "--token-type", "nobody"]));
+        assert_eq!(none.status.code(), Some(1), "{}", String::from_utf8_lossy(&none.stderr));
+        succeed(&mut rig.luksctl(&[&["resume", "by-token"], option].concat()));
+    }
     rig.close("by-token");
     // With a key file tokens are not looked at; without one, and with a stale token only, standard input is asked.
     succeed(&mut ours(&rig, &["token", "remove", "--token-id", "0"], &image));

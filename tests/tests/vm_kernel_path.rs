@@ -278,7 +278,7 @@ fn vm_kernel_path_tells_when_the_image_below_changes() {
     assert!(ill["state"] == "failed" && ill["problem"].as_str().unwrap().contains("shrank"), "{ill}");
     refused(&with_key(&rig, &["resize", "volume"]), NO_SUCH, &["shrank", "hint"]);
     refused(&with_key(&rig, &["resize", "volume", "--size", "3M"]), NO_SUCH, &["there is room for 2 MiB"]);
-    refused(&with_key(&rig, &["resize", "volume", "--size", "1000"]), WRONG, &["sectors of 4096 bytes"]);
+    refused(&with_key(&rig, &["resize", "volume", "--device-size", "1000"]), WRONG, &["sectors of 4096 bytes"]);
     assert!(with_key(&rig, &["resize", "volume", "--size", "2M"]).status.success());
     assert_eq!(status(&rig, "volume")["state"], "open");
     file.set_len(21 << 20).unwrap();

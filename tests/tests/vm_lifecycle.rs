@@ -187,7 +187,7 @@ fn vm_lifecycle_resizes_while_somebody_writes() {
                 DATA_BYTES
             } else {
                 let wanted = WRITTEN_BYTES as u64 + 4096 * random.below((DATA_BYTES - WRITTEN_BYTES as u64) / 4096);
-                with_key(&rig, &mut rig.luksctl(&["resize", "--size", &wanted.to_string(), NAME]));
+                with_key(&rig, &mut rig.luksctl(&["resize", "--device-size", &wanted.to_string(), NAME]));
                 wanted
             };
             assert_eq!(size_bytes(&device), wanted, "cycle {cycle}");

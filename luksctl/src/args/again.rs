@@ -1,12 +1,14 @@
-//! An open volume that is unlocked again: where its header lies, which keyslot, and the bounds.
+//! An open volume that is unlocked again: where its header lies, which keyslot, which tokens, and the bounds.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
-use session::UnlockAgain;
+use luks::Metadata;
+use session::{RunDir, Status, UnlockAgain};
 
 use super::key::KeyArgs;
 use super::target::LimitArgs;
+use super::token::TokenArgs;
 use crate::failure::Failure;
 use crate::image;
 use crate::keys::KeySource;
@@ -23,6 +25,8 @@ pub(crate) struct AgainArgs {
     #[command(flatten)]
     key: KeyArgs,
     #[command(flatten)]
+    token: TokenArgs,
+    #[command(flatten)]
     limits: LimitArgs,
     /// Refuse a header that this policy does not accept: default, strict, or a TOML file [default: the one of `open`, where a
     /// server remembers it]
@@ -31,9 +35,12 @@ pub(crate) struct AgainArgs {
 }
 
 impl AgainArgs {
-    /// The source of the passphrase, and what the session is told.
-    pub(crate) fn source(&self) -> Result<(KeySource, UnlockAgain), Failure> {
-        let source = KeySource::unlocking(&self.key, None)?;
+    /// The source of the passphrase of the open volume `name`, and what the session is told. An unknown name is said here,
+    /// before anybody types a passphrase.
+    pub(crate) fn source(&self, runs: &RunDir, name: &str) -> Result<(KeySource, UnlockAgain), Failure> {
+        let mut source = KeySource::unlocking(&self.key, None)?.after_tokens(&self.token, &self.key);
+        let status = session::status(runs, name).map_err(Failure::of_session)?;
+        self.look_for_tokens(&status, &mut source)?;
         let again = UnlockAgain {
             header: self.header.as_deref().map(image::resolve).transpose()?,
             keyslot: self.key_slot,
@@ -42,5 +49,35 @@ impl AgainArgs {
             tries: source.tries(),
         };
         Ok((source, again))
+    }
+
+    /// Reads the keys of the tokens in the volume's header. One that cannot be read is no matter where tokens were not asked
+    /// for: whoever unlocks says it.
+    fn look_for_tokens(&self, status: &Status, source: &mut KeySource) -> Result<(), Failure> {
+        if !source.tries_tokens() {
+            return Ok(());
+        }
+        let path = self.header.as_ref().or(status.header.as_ref()).or(status.image.as_ref());
+        let found = match path {
+            Some(path) => self.metadata(path).map(|metadata| (path, metadata)),
+            None => Err(Failure::wrong(format!("{}: where its header lies is not known", status.name))
+                .with_hint("name it with --header FILE")),
+        };
+        match found {
+            Ok((path, metadata)) => {
+                source.look_for_tokens(path, &metadata, self.key_slot, luks::Purpose::DefaultSegment)
+            }
+            Err(failure) if self.token.is_given() => Err(failure),
+            Err(failure) => {
+                log::info!("no tokens: {}", failure.message());
+                Ok(())
+            }
+        }
+    }
+
+    fn metadata(&self, path: &Path) -> Result<Metadata, Failure> {
+        let disk = image::open_disk(&image::resolve(path)?, true)?;
+        let header = luks::load_any(&disk, &image::limits(&self.limits));
+        Ok(header.map_err(|error| Failure::of_luks(path, error))?.metadata().into_owned())
     }
 }

@@ -30,9 +30,9 @@ pub(crate) struct RefreshArgs {
 
 /// Reloads the table.
 pub(crate) fn run(args: &RefreshArgs, _common: &Common) -> Result<Code, Failure> {
-    let (mut source, again) = args.again.source()?;
     crate::harden::keep_in_memory();
     let runs = super::run_dir()?;
+    let (mut source, again) = args.again.source(&runs, &args.name)?;
     let flags = MappingFlags { instead_of_kept: args.persistent, ..args.flags.flags() };
     session::refresh(&runs, &args.name, &flags, &again, &mut source).map_err(Failure::of_session)?;
     if args.persistent {

@@ -17,11 +17,11 @@ pub(crate) struct ResizeArgs {
     /// Name given to `open`, or to cryptsetup
     #[arg(value_name = "NAME")]
     name: String,
-    /// The size of the plaintext [default: all that the image has room for]
-    #[arg(long, value_name = "SIZE", value_parser = crate::size::parse, conflicts_with = "device_size")]
+    /// The size of the plaintext, with its unit: 5G, or 2048s for 512-byte sectors [default: all that the image has room for]
+    #[arg(short = 'b', long, value_name = "SIZE", value_parser = crate::size::parse_with_unit, conflicts_with = "device_size")]
     size: Option<Bytes>,
-    /// cryptsetup's name for --size
-    #[arg(long, value_name = "SIZE", value_parser = crate::size::parse, hide = true)]
+    /// The same; a number without a unit is bytes
+    #[arg(hide_short_help = true, long, value_name = "SIZE", value_parser = crate::size::parse)]
     device_size: Option<Bytes>,
     #[command(flatten)]
     again: AgainArgs,
@@ -31,11 +31,11 @@ pub(crate) struct ResizeArgs {
 
 /// Resizes.
 pub(crate) fn run(args: &ResizeArgs, common: &Common) -> Result<Code, Failure> {
-    let (mut source, again) = args.again.source()?;
     crate::harden::keep_in_memory();
+    let runs = super::run_dir()?;
+    let (mut source, again) = args.again.source(&runs, &args.name)?;
     let size = args.size.or(args.device_size);
-    let done =
-        session::resize(&super::run_dir()?, &args.name, size, &again, &mut source).map_err(Failure::of_session)?;
+    let done = session::resize(&runs, &args.name, size, &again, &mut source).map_err(Failure::of_session)?;
     if args.report.json {
         output::json(&done)?;
     } else if common.verbose {

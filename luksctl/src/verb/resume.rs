@@ -21,11 +21,9 @@ pub(crate) struct ResumeArgs {
 
 /// Resumes a volume.
 pub(crate) fn run(args: &ResumeArgs, _common: &Common) -> Result<Code, Failure> {
-    let (mut source, again) = args.again.source()?;
     crate::harden::keep_in_memory();
     let runs = super::run_dir()?;
-    // An unknown name is said before anybody types a passphrase.
-    session::status(&runs, &args.name).map_err(Failure::of_session)?;
+    let (mut source, again) = args.again.source(&runs, &args.name)?;
     for attempt in 1.. {
         let passphrase = source.passphrase(&args.name, Purpose::Unlock, attempt)?;
         let error = match session::resume(&runs, &args.name, &passphrase, &again) {
