@@ -79,6 +79,13 @@ impl<I: ObjectId, T> ById<I, T> {
         self.items.iter().map(|(id, item)| (*id, item))
     }
 
+    /// Ids and objects by their numbers, for who shows them; [`iter`](Self::iter) has the order of the header.
+    pub fn sorted(&self) -> Vec<(I, &T)> {
+        let mut all: Vec<(I, &T)> = self.iter().collect();
+        all.sort_by_key(|(id, _)| id.number());
+        all
+    }
+
     /// Ids and objects, in order.
     pub fn iter_mut(&mut self) -> impl DoubleEndedIterator<Item = (I, &mut T)> + ExactSizeIterator {
         self.items.iter_mut().map(|(id, item)| (*id, item))

@@ -2,6 +2,7 @@
 //! them; its verbs work as aliases. Secrets are never arguments.
 
 pub(crate) mod again;
+mod cryptsetup;
 pub(crate) mod flags;
 pub(crate) mod kdf;
 pub(crate) mod key;
@@ -131,10 +132,10 @@ pub(crate) enum Verb {
     LuksChangeKey(verb::keyslot::change::ChangeArgs),
     /// cryptsetup's name for `header backup`
     #[command(name = "luksHeaderBackup", hide = true)]
-    LuksHeaderBackup(verb::header::backup::LuksHeaderBackupArgs),
+    LuksHeaderBackup(verb::header::backup::BackupArgs),
     /// cryptsetup's name for `header restore`
     #[command(name = "luksHeaderRestore", hide = true)]
-    LuksHeaderRestore(verb::header::restore::LuksHeaderRestoreArgs),
+    LuksHeaderRestore(verb::header::restore::RestoreArgs),
     /// cryptsetup's name for `keyslot convert`
     #[command(name = "luksConvertKey", hide = true)]
     LuksConvertKey(verb::keyslot::convert::ConvertArgs),
@@ -148,7 +149,7 @@ pub(crate) enum Verb {
 
 /// Reads the arguments. Help and version end with 0; a wrong option is said with the next step and ends with 1.
 pub(crate) fn parse() -> Result<Cli, Code> {
-    Cli::try_parse().map_err(|error| match error.kind() {
+    Cli::try_parse_from(cryptsetup::with_hash_named(std::env::args_os())).map_err(|error| match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
             let printed = error.print();
             drop(printed);
@@ -178,7 +179,11 @@ fn usage_error(rendered: &str, arguments: &[OsString]) -> String {
         words.collect::<Vec<_>>().join(" ")
     });
     let verb = verb.filter(|verb| !verb.is_empty()).unwrap_or_else(|| verb_of(arguments));
-    format!("luksctl: {body}\nhint: {verb} --help")
+    match cryptsetup::instead(body) {
+        // Without clap's guesses below the first line: this is the one.
+        Some(instead) => format!("luksctl: {}\nhint: {instead}", body.lines().next().unwrap_or(body)),
+        None => format!("luksctl: {body}\nhint: {verb} --help"),
+    }
 }
 
 /// "luksctl keyslot add" of what was typed: clap shows no usage where only a value is wrong.

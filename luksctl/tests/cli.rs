@@ -19,5 +19,7 @@ mod keyslots;
 mod reports;
 #[path = "cli/signals.rs"]
 mod signals;
+#[path = "cli/switching.rs"]
+mod switching;
 #[path = "cli/texts.rs"]
 mod texts;

@@ -35,10 +35,13 @@ impl KeyFile {
     /// Reads the key.
     ///
     /// # Errors
-    /// [`KeySourceError`]: the file cannot be read, has more than 8 MiB, fewer bytes than demanded, or no end.
+    /// [`KeySourceError`]: the file cannot be read, has more than 8 MiB, fewer bytes than demanded, or no end; nothing came on
+    /// standard input.
     pub fn read(&self) -> Result<Secret, KeySourceError> {
         if self.is_standard_input() {
-            return self.read_from(&std::io::stdin(), "standard input");
+            let key = self.read_from(&std::io::stdin(), "standard input")?;
+            // A pipe whose writer died is no empty passphrase.
+            return if key.is_empty() { Err(KeySourceError::Nothing) } else { Ok(key) };
         }
         let what = self.path.display().to_string();
         let failed = |errno: Errno| KeySourceError::Io { what: what.clone(), source: errno.into() };

@@ -161,6 +161,7 @@ impl KeyProvider for Prompt {
         let question = match request.purpose {
             Purpose::Unlock => format!("Passphrase for {volume}: "),
             Purpose::ExistingPassphrase => format!("Any existing passphrase for {volume}: "),
+            Purpose::RemainingPassphrase => format!("Passphrase of a keyslot of {volume} that stays: "),
             Purpose::NewPassphrase => format!("New passphrase for {volume}: "),
             Purpose::PassphraseToRemove => format!("Passphrase to remove from {volume}: "),
         };

@@ -13,6 +13,8 @@ pub enum Purpose {
     Unlock,
     /// Any passphrase that opens the volume already, before its keyslots are changed.
     ExistingPassphrase,
+    /// A passphrase of a keyslot that stays, before another one goes.
+    RemainingPassphrase,
     /// A passphrase that is about to be set: asked for twice on a terminal.
     NewPassphrase,
     /// The passphrase of the keyslot that is about to be removed.

@@ -39,16 +39,10 @@ pub(crate) struct DumpArgs {
 #[derive(Debug, Args)]
 struct VolumeKeyArgs {
     /// Write the volume key to the file of --volume-key-file, as `key export` does
-    #[arg(
-        hide_short_help = true,
-        long,
-        alias = "dump-master-key",
-        requires = "volume_key_file",
-        help_heading = "Volume key"
-    )]
+    #[arg(hide_short_help = true, long, alias = "dump-master-key", help_heading = "Volume key")]
     dump_volume_key: bool,
     /// Write the key of the unbound keyslot -S to the file of --volume-key-file
-    #[arg(hide_short_help = true, long, requires_all = ["key_slot", "volume_key_file"], help_heading = "Volume key")]
+    #[arg(hide_short_help = true, long, requires = "key_slot", help_heading = "Volume key")]
     unbound: bool,
     /// The new file
     #[arg(hide_short_help = true, long, value_name = "FILE", alias = "master-key-file", help_heading = "Volume key")]
@@ -68,6 +62,12 @@ struct VolumeKeyArgs {
 pub(crate) fn run(args: &DumpArgs, common: &Common) -> Result<Code, Failure> {
     let wanted = &args.volume_key;
     if wanted.dump_volume_key || wanted.unbound {
+        if wanted.volume_key_file.is_none() {
+            let image = args.target.image.display();
+            return Err(Failure::wrong("--dump-volume-key needs a file: --volume-key-file FILE").with_hint(format!(
+                "luksctl key export {image} FILE; `luksctl key export {image} - --show` prints it"
+            )));
+        }
         let source = KeySource::unlocking(&wanted.key, None)?.after_tokens(&wanted.token, &wanted.key);
         let (target, keyslot, limits) = (&args.target, wanted.key_slot, &wanted.limits);
         let what = Export { target, keyslot, unbound: wanted.unbound, limits };

@@ -73,7 +73,7 @@ pub(crate) struct FormatArgs {
     #[arg(hide_short_help = true, long, value_name = "SIZE", value_parser = crate::size::parse, help_heading = "Container")]
     luks2_keyslots_size: Option<Bytes>,
     /// Where data starts, in 512-byte sectors
-    #[arg(hide_short_help = true, long, value_name = "SECTORS", help_heading = "Container")]
+    #[arg(hide_short_help = true, short = 'o', long, value_name = "SECTORS", help_heading = "Container")]
     offset: Option<u64>,
     /// Number of the first keyslot
     #[arg(

@@ -32,7 +32,7 @@ pub(crate) struct OpenArgs {
     /// Open nothing, answer by exit code whether the passphrase fits
     #[arg(long)]
     test_passphrase: bool,
-    /// With --test-passphrase: accept keyslots that open no volume
+    /// With --test-passphrase: accept keyslots that open no volume, as with -S
     #[arg(long, requires = "test_passphrase")]
     unbound: bool,
     /// Try only this keyslot
@@ -126,7 +126,9 @@ pub(crate) fn run(args: &OpenArgs, common: &Common) -> Result<Code, Failure> {
 /// Tests a passphrase or a volume key, opens nothing.
 fn test(args: &OpenArgs, source: &mut KeySource, common: &Common) -> Result<Code, Failure> {
     let limits = image::limits(&args.limits);
-    let purpose = if args.unbound { Purpose::AnyDigest } else { Purpose::DefaultSegment };
+    // Who names a keyslot means that one, whatever it opens; so does cryptsetup.
+    let any = args.unbound || args.key_slot.is_some();
+    let purpose = if any { Purpose::AnyDigest } else { Purpose::DefaultSegment };
     if args.volume_key_file.is_none() {
         return test::passphrase(&args.target, args.key_slot, purpose, &limits, source, args.report, common);
     }

@@ -11,9 +11,14 @@ use crate::verb::token;
 /// The whole report.
 pub(super) fn of(image: &Path, header: &Header) -> Value {
     let metadata = header.metadata();
-    let keyslots: Vec<Value> =
-        metadata.keyslots.iter().map(|(id, slot)| list::in_json(Version::Luks2, metadata, id, slot)).collect();
-    let tokens: Vec<Value> = metadata.tokens.iter().map(|(id, token)| token::in_json(id, token)).collect();
+    let keyslots: Vec<Value> = metadata
+        .keyslots
+        .sorted()
+        .into_iter()
+        .map(|(id, slot)| list::in_json(Version::Luks2, metadata, id, slot))
+        .collect();
+    let tokens: Vec<Value> =
+        metadata.tokens.sorted().into_iter().map(|(id, token)| token::in_json(id, token)).collect();
     json!({
         "image": crate::output::path(image),
         "version": 2,
@@ -65,7 +70,7 @@ pub(super) fn segments(metadata: &Metadata) -> Vec<Value> {
             "flags": segment.flags,
         })
     };
-    metadata.segments.iter().map(one).collect()
+    metadata.segments.sorted().into_iter().map(one).collect()
 }
 
 /// The digests; shared with LUKS1.
@@ -81,7 +86,7 @@ pub(super) fn digests(metadata: &Metadata) -> Vec<Value> {
             "segments": segments,
         })
     };
-    metadata.digests.iter().map(one).collect()
+    metadata.digests.sorted().into_iter().map(one).collect()
 }
 
 fn numbers(ids: &[luks::KeyslotId]) -> Vec<u32> {

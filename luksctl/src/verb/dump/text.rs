@@ -32,23 +32,23 @@ pub(super) fn of(header: &Header) -> String {
     }
     lines.push(String::new());
     lines.push("Data segments:".to_owned());
-    for (id, segment) in metadata.segments.iter().filter(|(_, segment)| !segment.is_backup()) {
+    for (id, segment) in metadata.segments.sorted().into_iter().filter(|(_, segment)| !segment.is_backup()) {
         lines.push(format!("  {id}: {}", clean(&segment.type_name)));
         segment_lines(segment, &mut lines);
         lines.push(String::new());
     }
     lines.push("Keyslots:".to_owned());
-    for (id, slot) in metadata.keyslots.iter() {
+    for (id, slot) in metadata.keyslots.sorted() {
         keyslot_lines(metadata, id, slot, &mut lines);
     }
     lines.push("Tokens:".to_owned());
-    for (id, token) in metadata.tokens.iter() {
+    for (id, token) in metadata.tokens.sorted() {
         lines.push(format!("  {id}: {}", clean(&token.type_name)));
         push(&mut lines, "Key description: ", token.key_description());
         lines.extend(token.keyslots.iter().map(|keyslot| format!("\tKeyslot:    {keyslot}")));
     }
     lines.push("Digests:".to_owned());
-    for (id, digest) in metadata.digests.iter() {
+    for (id, digest) in metadata.digests.sorted() {
         lines.push(format!("  {id}: {}", clean(&digest.type_name)));
         push(&mut lines, "Hash:       ", digest.hash.as_deref());
         push(&mut lines, "Iterations: ", digest.iterations.map(|count| count.to_string()).as_deref());

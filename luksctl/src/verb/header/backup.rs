@@ -3,12 +3,13 @@
 use std::fs::OpenOptions;
 use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use clap::Args;
 use luks::{AnyHeader, Backup};
 use serde_json::json;
 
+use super::FileArgs;
 use crate::args::Common;
 use crate::args::target::{LimitArgs, ReportArgs, TargetArgs};
 use crate::exit::Code;
@@ -23,31 +24,15 @@ use crate::part_file::sync_folder;
 pub(crate) struct BackupArgs {
     #[command(flatten)]
     target: TargetArgs,
-    /// The new file
-    #[arg(value_name = "FILE")]
-    file: PathBuf,
+    #[command(flatten)]
+    file: FileArgs,
     #[command(flatten)]
     report: ReportArgs,
 }
 
-/// Arguments of cryptsetup's `luksHeaderBackup`.
-#[derive(Debug, Args)]
-pub(crate) struct LuksHeaderBackupArgs {
-    #[command(flatten)]
-    target: TargetArgs,
-    /// The new file
-    #[arg(long, value_name = "FILE", required = true)]
-    header_backup_file: PathBuf,
-}
-
 /// Makes the backup.
 pub(crate) fn run(args: &BackupArgs, _common: &Common) -> Result<Code, Failure> {
-    make(&args.target, &args.file, args.report.json)
-}
-
-/// Makes the backup, as cryptsetup is told to.
-pub(crate) fn run_alias(args: &LuksHeaderBackupArgs, _common: &Common) -> Result<Code, Failure> {
-    make(&args.target, &args.header_backup_file, false)
+    make(&args.target, args.file.path()?, args.report.json)
 }
 
 fn make(target: &TargetArgs, file: &Path, as_json: bool) -> Result<Code, Failure> {

@@ -1,13 +1,14 @@
 //! `header restore IMAGE FILE`: header and keyslots of a backup over those of a container. Says what would change and asks;
 //! what looks like a mistake (another container's backup) needs `--force` or an answer to a plainer question.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use clap::Args;
 use luks::restore::{Found, RestorePlan, plan, restore};
 use luks::{Backup, Error, Limits};
 use serde_json::json;
 
+use super::FileArgs;
 use crate::args::Common;
 use crate::args::target::{LimitArgs, ReportArgs, TargetArgs};
 use crate::confirm;
@@ -24,25 +25,12 @@ use crate::unused::UnusedImage;
 pub(crate) struct RestoreArgs {
     #[command(flatten)]
     target: TargetArgs,
-    /// The header backup
-    #[arg(value_name = "FILE")]
-    file: PathBuf,
+    #[command(flatten)]
+    file: FileArgs,
     #[command(flatten)]
     how: HowArgs,
     #[command(flatten)]
     report: ReportArgs,
-}
-
-/// Arguments of cryptsetup's `luksHeaderRestore`.
-#[derive(Debug, Args)]
-pub(crate) struct LuksHeaderRestoreArgs {
-    #[command(flatten)]
-    target: TargetArgs,
-    /// The header backup
-    #[arg(long, value_name = "FILE", required = true)]
-    header_backup_file: PathBuf,
-    #[command(flatten)]
-    how: HowArgs,
 }
 
 /// How carefully.
@@ -60,12 +48,7 @@ struct HowArgs {
 
 /// Restores.
 pub(crate) fn run(args: &RestoreArgs, common: &Common) -> Result<Code, Failure> {
-    work(&args.target, &args.file, &args.how, args.report.json, common)
-}
-
-/// Restores, as cryptsetup is told to.
-pub(crate) fn run_alias(args: &LuksHeaderRestoreArgs, common: &Common) -> Result<Code, Failure> {
-    work(&args.target, &args.header_backup_file, &args.how, false, common)
+    work(&args.target, args.file.path()?, &args.how, args.report.json, common)
 }
 
 fn work(target: &TargetArgs, file: &Path, how: &HowArgs, as_json: bool, common: &Common) -> Result<Code, Failure> {

@@ -82,7 +82,7 @@ pub(super) fn prove_another(
     victim: KeyslotId,
     source: &mut KeySource,
 ) -> Result<(), Failure> {
-    let ask = Ask { keyslot: None, unlock: luks::Purpose::AnyDigest, purpose: Purpose::ExistingPassphrase };
+    let ask = Ask { keyslot: None, unlock: luks::Purpose::AnyDigest, purpose: Purpose::RemainingPassphrase };
     let (key, passphrase) = unlock::unlock(image, container, &ask, source)?;
     let metadata = container.metadata();
     let metadata = metadata.as_ref();

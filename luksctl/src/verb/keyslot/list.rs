@@ -31,7 +31,7 @@ pub(crate) fn run(args: &ListArgs, _common: &Common) -> Result<Code, Failure> {
     let metadata = metadata.as_ref();
     if args.report.json {
         let slots: Vec<Value> =
-            metadata.keyslots.iter().map(|(id, slot)| in_json(version, metadata, id, slot)).collect();
+            metadata.keyslots.sorted().into_iter().map(|(id, slot)| in_json(version, metadata, id, slot)).collect();
         output::json(&json!({ "image": output::path(image.path()), "keyslots": slots }))?;
         return Ok(Code::Success);
     }
@@ -45,7 +45,7 @@ pub(crate) fn run(args: &ListArgs, _common: &Common) -> Result<Code, Failure> {
         "unlocking costs",
         "name",
     ]);
-    for (id, slot) in metadata.keyslots.iter() {
+    for (id, slot) in metadata.keyslots.sorted() {
         table.add_row([
             id.to_string(),
             type_name(version, slot).to_owned(),

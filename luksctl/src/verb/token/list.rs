@@ -27,13 +27,13 @@ pub(super) fn run(args: &ListArgs) -> Result<Code, Failure> {
     image::advise(image.path(), header.health().advice());
     let tokens = &header.metadata().tokens;
     if args.report.json {
-        let tokens: Vec<Value> = tokens.iter().map(|(id, token)| in_json(id, token)).collect();
+        let tokens: Vec<Value> = tokens.sorted().into_iter().map(|(id, token)| in_json(id, token)).collect();
         output::json(&json!({ "image": output::path(image.path()), "tokens": tokens }))?;
         return Ok(Code::Success);
     }
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_header(["token", "type", "keyslots", "says"]);
-    for (id, token) in tokens.iter() {
+    for (id, token) in tokens.sorted() {
         let slots: Vec<String> = token.keyslots.iter().map(ToString::to_string).collect();
         let slots = if slots.is_empty() { "none".to_owned() } else { slots.join(", ") };
         table.add_row([id.to_string(), token.type_name.clone(), slots, says(token)]);
