@@ -187,3 +187,24 @@ fn a_lost_header_is_no_reason_to_format() {
     let refused = desk.run(&["repair", "-q", "image"]).fails(1, "not a LUKS device");
     assert!(refused.stderr.contains("luksctl header restore") && !refused.stderr.contains("format"), "{refused:?}");
 }
+
+#[test]
+fn without_room_a_keyslot_is_changed_and_converted_only_in_place() {
+    let desk = Desk::new();
+    // Room for one keyslot of 512 bits.
+    desk.format("image", &["--size", "20M", "--luks2-keyslots-size", "256K"]).ends(0);
+    let before = bytes(&desk);
+    let convert = [&["keyslot", "convert", "image", "-d", "key", "--hash", "sha512"][..], &CHEAP].concat();
+    let change = [&["keyslot", "change", "image", "key2", "-d", "key"][..], &CHEAP].concat();
+    for refused in [&convert, &change] {
+        let done = desk.run(refused).fails(1, "no room for a new keyslot");
+        assert!(done.stderr.contains("--in-place"), "{done:?}");
+        assert!(bytes(&desk) == before);
+    }
+    desk.run(&[&convert[..], &["--in-place"]].concat()).ends(0);
+    let slots = desk.run(&["keyslot", "list", "--json", "image"]).ends(0).json();
+    assert_eq!(slots["keyslots"][0]["kdf"]["hash"], "sha512");
+    desk.run(&[&change[..], &["--in-place"]].concat()).ends(0);
+    desk.run(&["keyslot", "test", "image", "-d", "key2"]).ends(0);
+    desk.run(&["keyslot", "test", "image", "-d", "key"]).ends(2);
+}

@@ -4,8 +4,8 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use luks::{Error, KeyslotId};
-use secret::Purpose;
+use luks::{Error, KeyslotId, NewKeyslot};
+use secret::{Purpose, Secret};
 use session::SystemEnv;
 
 use crate::args::Common;
@@ -14,7 +14,7 @@ use crate::args::key::{KeyArgs, NewKeyArgs, NewKeyFileArgs};
 use crate::args::target::{LimitArgs, TargetArgs};
 use crate::exit::Code;
 use crate::failure::Failure;
-use crate::image::{self, Access, Image};
+use crate::image::{self, Access, AnyFileContainer, Image};
 use crate::keys::KeySource;
 use crate::unlock::{self, Ask};
 use crate::{kdf, output};
@@ -60,32 +60,45 @@ pub(crate) fn run(args: &ChangeArgs, common: &Common) -> Result<Code, Failure> {
         .map_err(|error| Failure::of_luks(image.path(), error))?;
     let id = args.key_slot.map(KeyslotId).or(key.keyslot());
     drop(key);
-    let env = system.env();
-    let outcome = container.keyslot_change(&env, &old, id, &new, &settings);
-    let changed = match outcome {
-        Err(Error::NoFreeArea { .. } | Error::NoFreeKeyslot { .. } | Error::JsonFull { .. }) if args.in_place => {
-            output::words(
-                "luksctl: warning: no room for a second keyslot: the old one is overwritten. A crash or power cut in the \
-                 next seconds loses it",
-            );
-            container.keyslot_change_in_place(&env, &old, id, &new, &settings)
-        }
-        outcome => outcome,
-    };
-    let changed = changed.map_err(|error| refused(&image, error))?;
+    let changed = replace(&image, &mut container, (&old, id, &new), &settings, args.in_place)?;
     output::words(&format!("Keyslot {changed} has the new passphrase."));
     Ok(Code::Success)
 }
 
-/// Without room for a second keyslot there are two ways on.
-fn refused(image: &Image, error: Error) -> Failure {
-    let no_room = matches!(error, Error::NoFreeArea { .. } | Error::NoFreeKeyslot { .. } | Error::JsonFull { .. });
-    let failure = Failure::of_luks(image.path(), error);
-    if !no_room {
-        return failure;
-    }
-    failure.with_hint(format!(
-        "`luksctl keyslot remove {}` makes room; or --in-place overwrites the old one, which a crash just then loses",
-        image.path().display()
-    ))
+/// Replaces the keyslot that `old` opens by one that `new` opens; where there is no room for both, over it, if that is
+/// allowed. Shared with `keyslot convert`.
+pub(super) fn replace(
+    image: &Image,
+    container: &mut AnyFileContainer,
+    (old, id, new): (&Secret, Option<KeyslotId>, &Secret),
+    settings: &NewKeyslot,
+    in_place: bool,
+) -> Result<KeyslotId, Failure> {
+    let (system, path) = (SystemEnv, image.path());
+    let env = system.env();
+    let outcome = match container.keyslot_change(&env, old, id, new, settings) {
+        Err(error) if has_no_room(&error) && in_place => {
+            output::words(
+                "luksctl: warning: no room for a second keyslot: the old one is overwritten. A crash or power cut in the \
+                 next seconds loses it",
+            );
+            container.keyslot_change_in_place(&env, old, id, new, settings)
+        }
+        outcome => outcome,
+    };
+    outcome.map_err(|error| {
+        let no_room = has_no_room(&error);
+        let failure = Failure::of_luks(path, error);
+        if !no_room {
+            return failure;
+        }
+        failure.with_hint(format!(
+            "`luksctl keyslot remove {}` makes room; or --in-place overwrites the old one, which a crash just then loses",
+            path.display()
+        ))
+    })
+}
+
+fn has_no_room(error: &Error) -> bool {
+    matches!(error, Error::NoFreeArea { .. } | Error::NoFreeKeyslot { .. } | Error::JsonFull { .. })
 }
