@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use clap::Args;
 use luks::repair::{ForeignSignature, RepairPlan, plan, repair};
-use luks::{Container, Error, KeyslotId, Limits};
+use luks::{Container, Error, KeyslotId, Limits, Rule};
 use serde_json::json;
 use session::SystemEnv;
 
@@ -74,6 +74,8 @@ pub(crate) fn run(args: &RepairArgs, common: &Common) -> Result<Code, Failure> {
     let failed = |error| Failure::of_luks(image.path(), error);
     match luks::luks1::repair::plan(image.header(), &limits) {
         Err(Error::Luks2 | Error::NotLuks | Error::Block(_)) => {}
+        // A primary copy of LUKS2 that lost its version: the secondary may be there.
+        Err(Error::InvalidLuks1(broken)) if broken.rule == Rule::Luks1Version => {}
         planned => return luks1::run(args, &image, planned.map_err(failed)?, common),
     }
     let header = image.load_luks2(&limits, "second copy of its header").map_err(|failure| {

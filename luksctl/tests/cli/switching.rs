@@ -208,3 +208,17 @@ fn without_room_a_keyslot_is_changed_and_converted_only_in_place() {
     desk.run(&["keyslot", "test", "image", "-d", "key2"]).ends(0);
     desk.run(&["keyslot", "test", "image", "-d", "key"]).ends(2);
 }
+
+#[test]
+fn a_primary_copy_without_its_version_is_no_luks1() {
+    let desk = Desk::with_image();
+    let before = bytes(&desk);
+    let mut image = before.clone();
+    image[6..8].copy_from_slice(&[0, 3]);
+    std::fs::write(desk.path("image"), image).unwrap();
+    let planned = desk.run(&["repair", "--dry-run", "--json", "image"]).ends(10).json();
+    assert_eq!((&planned["version"], &planned["rewrite"]["copy"]), (&2.into(), &"primary".into()), "{planned}");
+    desk.run(&["repair", "-q", "image"]).ends(0);
+    desk.run(&["keyslot", "test", "image", "-d", "key"]).ends(0);
+    assert_eq!(bytes(&desk)[..8], before[..8]);
+}
