@@ -73,6 +73,8 @@ fn vm_matrix_what_one_backend_wrote_every_other_reads() {
         let other = Backend::OURS.into_iter().find(|backend| *backend != case.first).unwrap();
         for reader in [other, Backend::Cryptsetup, case.first] {
             let what = format!("{case:?}, read through {reader:?}");
+            // On a busy host a case takes minutes, and silence would pass for a hang.
+            eprintln!("{what}");
             let device = reader.open(&rig, &image, NAME);
             check_sector_size(reader, case);
             demand_clean(&device, case, &what);
