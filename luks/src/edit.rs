@@ -138,7 +138,7 @@ impl<H: HeaderStore, D: BlockIo> Container<H, D> {
         }
         let _guard = self.store.lock(LockMode::Exclusive, self.limits.lock_wait)?;
         let fresh = load_unlocked(&self.store, &self.limits)?;
-        if fresh.binary().uuid != self.header.binary().uuid || fresh.seqid() != self.header.seqid() {
+        if !fresh.says_the_same(&self.header) {
             return Err(Error::ConcurrentUpdate { seqid: self.header.seqid() });
         }
         self.policy.check(&fresh)?;

@@ -170,6 +170,16 @@ impl Header {
     pub fn json_area(&self) -> &[u8] {
         &self.json_area
     }
+
+    /// Whether both are the same state of the same container, whichever copy each was read from. A restore takes the sequence
+    /// number back, so that two states can have the same: number and UUID alone do not tell.
+    pub(crate) fn says_the_same(&self, other: &Header) -> bool {
+        let said = |header: &Header| {
+            let binary = header.binary.clone();
+            (binary.seqid, binary.hdr_size, binary.uuid, binary.label, binary.subsystem)
+        };
+        said(self) == said(other) && self.json_area == other.json_area
+    }
 }
 
 /// Read the header under the shared metadata lock. Reads the header bytes and nothing else; never writes.

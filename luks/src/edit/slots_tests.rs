@@ -319,3 +319,30 @@ fn one_failed_write_or_flush_loses_no_keyslot() {
         }
     }
 }
+
+/// A restore takes the sequence number back. A handle from before it must not take the state that has its number later for
+/// its own, and write keyslots that are gone.
+#[test]
+fn a_handle_from_before_a_restore_is_refused_at_the_same_sequence_number() {
+    let disk = formatted(&params());
+    let limits = crate::Limits::default();
+    let backup = crate::Backup::read(&disk, &limits).unwrap();
+    let mut stale = open(&disk);
+    let key = try_open(&stale, "first").unwrap();
+    stale.keyslot_add(&fixed().env(), &key, &secret("second"), &cheap()).unwrap();
+
+    let plan = crate::restore::plan(&disk, &backup, &limits).unwrap();
+    crate::restore::restore(&disk, &backup, &plan, &limits, &mut crate::NoRecovery).unwrap();
+    let mut other = open(&disk);
+    other.set_label(Some("other")).unwrap();
+    assert_eq!(other.header().seqid(), stale.header().seqid());
+
+    let refused = stale.keyslot_add(&fixed().env(), &key, &secret("third"), &cheap()).expect_err("a stale handle");
+    assert!(matches!(refused, Error::ConcurrentUpdate { .. }), "{refused}");
+    assert!(
+        stale.set_label(None).is_err() && stale.keyslot_kill(&fixed().env(), KeyslotId(0), LastSlot::Allow).is_err()
+    );
+    assert_eq!(slots(&open(&disk)), [0]);
+    stale.reload().unwrap();
+    stale.set_label(None).expect("it read again");
+}
