@@ -28,9 +28,10 @@ use std::ops::Range;
 use block::{BlockIo, Bytes};
 
 use crate::any::{AnyHeader, Version};
-use crate::env::Env;
+use crate::env::{Env, EnvError, Rng};
 use crate::error::Error;
 use crate::limits::Limits;
+use crate::policy::Policy;
 use crate::replace::{Recovery, Replacement, keep_aside};
 use crate::store::{HeaderStore, LockMode};
 
@@ -58,6 +59,8 @@ pub struct ConvertPlan {
     pub lost: Vec<String>,
     /// How many bytes are kept aside: header and keyslots as they are.
     pub region: Bytes,
+    /// What accepted the header that is there, and must accept the one that is written.
+    pub policy: Policy,
 }
 
 /// The new start of the device.
@@ -68,13 +71,26 @@ struct Converted {
     stages: Vec<Range<usize>>,
 }
 
-/// What converting would do. Reads under the shared lock, writes nothing.
+/// What converting would do, under [`Policy::default_preset`]. Reads under the shared lock, writes nothing.
 ///
 /// # Errors
-/// [`Error::Convert`] names what stands in the way; those of [`crate::load`].
+/// As [`plan_under`].
 pub fn plan<S: HeaderStore + ?Sized>(store: &S, to: Version, limits: &Limits) -> Result<ConvertPlan, Error> {
+    plan_under(store, to, limits, &Policy::default_preset())
+}
+
+/// The same under a policy, which must accept the header before and after.
+///
+/// # Errors
+/// [`Error::Policy`]; [`Error::Convert`] names what stands in the way; those of [`crate::load`].
+pub fn plan_under<S: HeaderStore + ?Sized>(
+    store: &S,
+    to: Version,
+    limits: &Limits,
+    policy: &Policy,
+) -> Result<ConvertPlan, Error> {
     let _guard = store.lock(LockMode::Shared, limits.lock_wait)?;
-    Ok(plan_unlocked(store, to, limits)?.1)
+    Ok(plan_unlocked(store, to, limits, policy)?.1)
 }
 
 /// Converts as `plan` says, which must still be true.
@@ -90,7 +106,7 @@ pub fn convert<S: HeaderStore + ?Sized>(
     recovery: &mut dyn Recovery,
 ) -> Result<(), Error> {
     let _guard = store.lock(LockMode::Exclusive, limits.lock_wait)?;
-    let (header, fresh) = plan_unlocked(store, plan.to, limits)?;
+    let (header, fresh) = plan_unlocked(store, plan.to, limits, &plan.policy)?;
     if fresh != *plan {
         return Err(Error::PlanChanged);
     }
@@ -111,21 +127,35 @@ fn plan_unlocked<D: BlockIo + ?Sized>(
     disk: &D,
     to: Version,
     limits: &Limits,
+    policy: &Policy,
 ) -> Result<(AnyHeader, ConvertPlan), Error> {
     let header = AnyHeader::load_unlocked(disk, limits)?;
+    policy.check_any(&header)?;
     let (keyslots, lost) = match (&header, to) {
         (AnyHeader::Luks1(header), Version::Luks2) => {
             to_luks2::check(disk, header)?;
+            policy.check(&to_luks2::created(disk, &NoSalt, header)?)?;
             (header.enabled().map(|(id, _)| id).collect(), Vec::new())
         }
         (AnyHeader::Luks2(header), Version::Luks1) => {
-            to_luks1::check(disk, header)?;
+            policy.check_luks1(&to_luks1::new_header(disk, header)?)?;
             (header.metadata().keyslots.ids().map(|id| id.0).collect(), to_luks1::lost(header))
         }
         _ => return Err(ConvertObstacle::SameVersion { version: header.version().number() }.into()),
     };
-    let plan = ConvertPlan { to, uuid: header.uuid(), keyslots, lost, region: header.backup_size() };
+    let plan =
+        ConvertPlan { to, uuid: header.uuid(), keyslots, lost, region: header.backup_size(), policy: policy.clone() };
     Ok((header, plan))
+}
+
+/// For a header that is judged and never written: its salts are no policy's concern.
+struct NoSalt;
+
+impl Rng for NoSalt {
+    fn fill(&self, buf: &mut [u8]) -> Result<(), EnvError> {
+        buf.fill(0);
+        Ok(())
+    }
 }
 
 #[cfg(test)]

@@ -274,3 +274,23 @@ fn a_luks1_header_of_any_bytes_is_converted_or_refused() {
     }
     assert!(converted > 10, "{converted}");
 }
+
+/// Where the new header is the first that the policy would refuse, and where the old one is.
+#[test]
+fn the_policy_judges_both_headers() {
+    let versions = |versions: &[u16]| Policy { versions: versions.to_vec(), ..Policy::default_preset() };
+    let cases = [(luks2().snapshot(), Version::Luks1), (luks1(), Version::Luks2)];
+    for (disk, to) in cases {
+        let before = bytes(&disk);
+        for one in [1, 2] {
+            let refused = plan_under(&disk, to, &limits(), &versions(&[one])).expect_err("one of the two is refused");
+            assert!(matches!(&refused, Error::Policy { breaches, .. } if breaches.len() == 1), "{refused}");
+        }
+        // And again under the lock, for who made his plan himself.
+        let planned = ConvertPlan { policy: versions(&[1]), ..plan(&disk, to, &limits()).unwrap() };
+        let refused = convert(&disk, &fixed().env(), &planned, &limits(), &mut NoRecovery).expect_err("refused");
+        assert!(matches!(refused, Error::Policy { .. }), "{refused}");
+        assert!(bytes(&disk) == before);
+        plan_under(&disk, to, &limits(), &versions(&[1, 2])).expect("both are accepted");
+    }
+}

@@ -23,14 +23,6 @@ use crate::metadata::{DigestId, KeyslotId, Metadata, SegmentId};
 const STRIPES_WRITTEN: u32 = 4000;
 const _: () = assert!(STRIPES_WRITTEN as usize == STRIPES);
 
-/// Whether this header can be converted.
-///
-/// # Errors
-/// [`Error::Convert`].
-pub(super) fn check<D: BlockIo + ?Sized>(disk: &D, header: &Header) -> Result<(), Error> {
-    new_header(disk, header).map(drop)
-}
-
 /// What a LUKS1 header has no place for.
 pub(super) fn lost(header: &Header) -> Vec<String> {
     let metadata = header.metadata();
@@ -82,7 +74,11 @@ fn room<D: BlockIo + ?Sized>(disk: &D, header: &Luks1Header) -> Bytes {
     }
 }
 
-fn new_header<D: BlockIo + ?Sized>(disk: &D, header: &Header) -> Result<Luks1Header, Error> {
+/// The new header.
+///
+/// # Errors
+/// [`Error::Convert`] if this one cannot be converted.
+pub(super) fn new_header<D: BlockIo + ?Sized>(disk: &D, header: &Header) -> Result<Luks1Header, Error> {
     let metadata = header.metadata();
     if header.metadata_size() != METADATA_SIZE_MIN {
         return Err(ConvertObstacle::MetadataSize { size: header.metadata_size() }.into());

@@ -7,7 +7,7 @@ use crate::backup::read_region;
 use crate::binary::{self, BinaryHeader, Position};
 use crate::convert::{ConvertObstacle, Converted, LUKS1_AREAS, LUKS1_AREAS_BYTES, SHIFT};
 use crate::edit::area;
-use crate::env::Env;
+use crate::env::{Env, Rng};
 use crate::error::Error;
 use crate::header::Header;
 use crate::json::{JsonMap, encode_base64};
@@ -80,7 +80,7 @@ pub(super) fn converted<D: BlockIo + ?Sized>(
     env: &Env<'_>,
     header: &Luks1Header,
 ) -> Result<Converted, Error> {
-    let metadata = metadata(disk, header)?;
+    let created = created(disk, env.rng, header)?;
     // Writers round places up, so what follows the last material moves along.
     let len = new_end(header).round_up(KEYSLOTS_SIZE_UNIT).unwrap_or(new_end(header)).min(room(disk, header));
     let mut new = read_region(disk, len)?;
@@ -88,9 +88,6 @@ pub(super) fn converted<D: BlockIo + ?Sized>(
     let moved = new.len() - copies_end;
     new.copy_within(areas..areas + moved, copies_end);
 
-    let mut created = Header::create(metadata, env.rng)?;
-    created.binary.seqid = CONVERTED_SEQID;
-    created.binary.uuid = header.uuid.as_bytes().to_vec();
     let json_area = json_area_of(&created.metadata.to_text(), created.binary.json_size())?;
     let copy = COPY_BYTES;
     let places = [(Position::Primary, 0), (Position::Secondary, copy)];
@@ -104,6 +101,14 @@ pub(super) fn converted<D: BlockIo + ?Sized>(
     }
     let end = new.len();
     Ok(Converted { new, stages: vec![copies_end..end, copy..copies_end, 0..512, 512..copy] })
+}
+
+/// The new header.
+pub(super) fn created<D: BlockIo + ?Sized>(disk: &D, rng: &dyn Rng, header: &Luks1Header) -> Result<Header, Error> {
+    let mut created = Header::create(metadata(disk, header)?, rng)?;
+    created.binary.seqid = CONVERTED_SEQID;
+    created.binary.uuid = header.uuid.as_bytes().to_vec();
+    Ok(created)
 }
 
 fn metadata<D: BlockIo + ?Sized>(disk: &D, header: &Luks1Header) -> Result<Metadata, Error> {

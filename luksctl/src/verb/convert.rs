@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
-use luks::convert::{ConvertPlan, convert, plan};
+use luks::convert::{ConvertPlan, convert, plan_under};
 use luks::{Error, Version};
 use serde_json::json;
 use session::SystemEnv;
@@ -31,7 +31,7 @@ pub(crate) struct ConvertArgs {
     /// What it shall become
     #[arg(short = 'M', long = "type", value_name = "TYPE", value_enum)]
     to: To,
-    /// Convert only a header that this policy accepts: default, strict, or a TOML file
+    /// Convert only what this policy accepts, before and after: default, strict, or a TOML file
     #[arg(long, value_name = "PRESET|FILE", help_heading = "Bounds")]
     policy: Option<PathBuf>,
     /// Show what would be written, write nothing
@@ -74,10 +74,11 @@ pub(crate) fn run(args: &ConvertArgs, common: &Common) -> Result<Code, Failure> 
     let target =
         TargetArgs { image: args.image.clone(), header: args.header.clone(), policy: args.policy.clone(), kind: None };
     let held = UnusedImage::open(&target)?;
-    held.image().load(&limits)?;
     let header = held.image().header();
     let path = header.path();
-    let planned = plan(header, args.to.version(), &limits).map_err(|error| Failure::of_luks(path, error))?;
+    let policy = target.policy()?.unwrap_or_default();
+    let planned = plan_under(header, args.to.version(), &limits, &policy);
+    let planned = planned.map_err(|error| Failure::of_luks(path, error))?;
     let mut recovery = RecoveryFile::choose(&args.recovery, header)?;
     say(path, args.to, &planned);
     if !args.dry_run {
