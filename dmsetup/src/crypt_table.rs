@@ -123,8 +123,10 @@ impl CryptTarget {
     /// Refuses a target whose text the kernel would read as another one: a cipher out of somebody's header may hold spaces,
     /// and behind them another key and another device.
     pub(crate) fn check(&self) -> Result<(), DmError> {
-        match self.to_string().parse::<CryptTarget>() {
-            Ok(read) if read == *self => Ok(()),
+        let text = self.to_string();
+        match text.parse::<CryptTarget>() {
+            // To the kernel a backslash means that the next space ends no word.
+            Ok(read) if read == *self && !text.contains('\\') => Ok(()),
             _ => bad("cipher, key, device and options must be one word each, of printable ASCII", &self.cipher),
         }
     }
@@ -326,9 +328,16 @@ mod tests {
             target(good).check().unwrap();
         }
         let other_device = format!("aes-xts-plain64 {} 0 8:0 0 0", "00".repeat(64));
-        for hostile in
-            [&*other_device, "aes-xts-plain64 - 0 8:0 0 1", "", " ", "aes-xts-plain64\n", "aes\u{a0}", "aes\0"]
-        {
+        for hostile in [
+            &*other_device,
+            "aes-xts-plain64 - 0 8:0 0 1",
+            "",
+            " ",
+            "aes-xts-plain64\\",
+            "aes-xts-plain64\n",
+            "aes\u{a0}",
+            "aes\0",
+        ] {
             let error = target(hostile).check().unwrap_err();
             assert!(matches!(error, DmError::BadTable { .. }), "{hostile:?}: {error}");
         }

@@ -240,7 +240,7 @@ impl<H: HeaderStore, D: BlockIo> Container<H, D> {
 fn supported(id: SegmentId, segment: &Segment) -> Result<&CryptSegment, Error> {
     match (segment.type_name.as_str(), &segment.crypt) {
         ("crypt", Some(crypt)) => match &crypt.integrity {
-            None => Ok(crypt),
+            None => check_cipher_name(id, &crypt.encryption).map(|()| crypt),
             Some(integrity) => {
                 let name = integrity.get("type").and_then(|name| name.as_str()).unwrap_or("of unknown type");
                 Err(unsupported(id, format!("authenticated encryption (integrity {name})")))
@@ -248,6 +248,16 @@ fn supported(id: SegmentId, segment: &Segment) -> Result<&CryptSegment, Error> {
         },
         (other, _) => Err(unsupported(id, format!("segments of type {other}"))),
     }
+}
+
+/// The cipher, which the kernel is told as one word of a line: with a blank in it, it would name another key or another
+/// device. No header that was made by a program for it has such a name.
+pub(crate) fn check_cipher_name(segment: SegmentId, encryption: &str) -> Result<(), Error> {
+    if encryption.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'\\') {
+        return Ok(());
+    }
+    let name: String = encryption.chars().take(80).collect();
+    Err(unsupported(segment, format!("ciphers of more than one word ({name:?})")))
 }
 
 fn unsupported(segment: SegmentId, what: String) -> Error {

@@ -1,6 +1,6 @@
 //! Attacks that once worked, or that must never: a header changed behind a suspended volume, a file swapped under
 //! `format`, a device that hides who uses its file, control characters in a header, a PATH through sudo, strangers and
-//! garbage on the control socket, secrets in the memory of the client.
+//! garbage on the control socket, secrets in the memory of the client, a cipher that is a whole table of the kernel.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::io::{Read as _, Write as _};
@@ -411,4 +411,40 @@ fn the_client_keeps_secrets_in_protected_memory() {
         assert!(found > 0, "{arguments:?}: the scan finds no passphrase in a client that has one: it proves nothing");
     }
     rig.close("client");
+}
+
+/// The kernel gets the cipher as a word of a table. With blanks in it, a forged header would name a key that its maker knows,
+/// or another disk, and the owner's own passphrase would open that.
+#[test]
+fn a_cipher_is_never_more_than_one_word_of_the_kernels_table() {
+    let rig = Rig::new("words");
+    let known_key = "00".repeat(64);
+    let words = format!("aes-xts-plain64 {known_key} 0 7:0 32768 1 allow_discards");
+    let passphrase = secret::Secret::copy_of(&std::fs::read(rig.key()).unwrap()).unwrap();
+    let opened = |image: &Path| {
+        let bytes = std::fs::read(image).unwrap();
+        let disk = block::MemDisk::from_bytes(&bytes);
+        let container = luks::AnyContainer::open(&disk, &disk, luks::Limits::default()).unwrap();
+        let key = container.unlock(&session::SystemEnv.env(), &luks::UnlockRequest::default(), &passphrase).unwrap();
+        container.opened_segment(&key).map(drop)
+    };
+    let image = rig.path("image");
+    rig.format_cheap(&image, "20M", &[]);
+    opened(&image).unwrap();
+    for cipher in [words.as_str(), "aes-xts-plain64\\", "aes-xts-plain64\n"] {
+        rewrite(&image, |json| json["segments"]["0"]["encryption"] = cipher.into());
+        let refused = opened(&image).expect_err(cipher).to_string();
+        assert!(refused.contains("ciphers of more than one word"), "{refused}");
+    }
+    let old = rig.path("old");
+    rig.format_cheap(&old, "20M", &["--type", "luks1"]);
+    opened(&old).unwrap();
+    let mut bytes = std::fs::read(&old).unwrap();
+    // Two fields of 32 bytes: the name of the cipher, its mode. The keyslots use them, too, and do not open any more.
+    let mode = b"xts-plain64 - 0 8:0 0";
+    bytes[40..40 + mode.len()].copy_from_slice(mode);
+    let disk = block::MemDisk::from_bytes(&bytes);
+    let container = luks::Luks1Container::open(&disk, &disk, luks::Limits::default()).unwrap();
+    let refused = container.opened_segment().expect_err("two words").to_string();
+    assert!(refused.contains("ciphers of more than one word"), "{refused}");
 }

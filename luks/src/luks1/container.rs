@@ -11,6 +11,7 @@ use block::{BlockIo, Bytes, Sectors};
 use dmcrypt::{CipherSpec, SectorSize};
 use secret::Secret;
 
+use crate::container::check_cipher_name;
 use crate::env::Env;
 use crate::error::Error;
 use crate::limits::Limits;
@@ -111,9 +112,11 @@ impl<H: HeaderStore, D: BlockIo> Luks1Container<H, D> {
     /// The payload, for who does the encryption elsewhere: its cipher need not be one of this crate's.
     ///
     /// # Errors
-    /// [`Error::Policy`]; [`Error::SegmentGeometry`] if the data device cannot hold it.
+    /// [`Error::Policy`]; [`Error::UnsupportedSegment`] for a cipher of more than one word; [`Error::SegmentGeometry`] if the
+    /// data device cannot hold it.
     pub fn opened_segment(&self) -> Result<(Segment, CryptSegment), Error> {
         self.check_policy()?;
+        check_cipher_name(SegmentId(0), &self.header.cipher())?;
         self.check_place()?;
         Ok((self.header.segment(), self.header.crypt_segment()))
     }
