@@ -19,7 +19,7 @@ pub struct UnlockAgain {
     pub keyslot: Option<u32>,
     /// Bounds on what the header may cost.
     pub limits: luks::Limits,
-    /// What the header may be, if it is said anew. A server goes on holding the policy that the volume was opened under.
+    /// What the header may be besides what the policy says that the volume was opened under, which goes on holding.
     pub policy: Option<luks::Policy>,
     /// Passphrases to ask for before giving up; at least 1.
     pub tries: u32,

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
+use crate::policy::PolicyOrder;
 use crate::run_dir::{Entry, RunDir, replace_file};
 use crate::{SessionError, dying, kernel};
 
@@ -137,6 +138,9 @@ pub(crate) struct MappingRecord {
     /// Whether the opening came to its end.
     pub(crate) complete: bool,
     pub(crate) keyslot: Option<u32>,
+    /// What it was opened under, and is unlocked again under; an entry of an earlier version has none.
+    #[serde(default)]
+    pub(crate) policy: Option<PolicyOrder>,
     /// What recognises the volume key's digest when the volume is unlocked again.
     pub(crate) digest: DigestMark,
 }

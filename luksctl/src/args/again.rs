@@ -28,10 +28,9 @@ pub(crate) struct AgainArgs {
     token: TokenArgs,
     #[command(flatten)]
     limits: LimitArgs,
-    /// Refuse a header that this policy does not accept: default, strict, or a TOML file [default: the one of `open`, where a
-    /// server remembers it]
+    /// Refuse a header that this policy does not accept, either: default, strict, or a TOML file. The one of `open` goes on holding
     #[arg(long, value_name = "PRESET|FILE", help_heading = "Bounds")]
-    policy: Option<PathBuf>,
+    pub(crate) policy: Option<PathBuf>,
 }
 
 impl AgainArgs {

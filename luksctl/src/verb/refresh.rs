@@ -36,17 +36,19 @@ pub(crate) fn run(args: &RefreshArgs, _common: &Common) -> Result<Code, Failure>
     let flags = MappingFlags { instead_of_kept: args.persistent, ..args.flags.flags() };
     session::refresh(&runs, &args.name, &flags, &again, &mut source).map_err(Failure::of_session)?;
     if args.persistent {
-        keep(&runs, &args.name, args.flags, again.header)?;
+        keep(&runs, args, again.header)?;
     }
     Ok(Code::Success)
 }
 
-/// Has the header of the open volume `name` keep these flags.
-fn keep(runs: &RunDir, name: &str, flags: FlagArgs, header: Option<PathBuf>) -> Result<(), Failure> {
+/// Has the header of the open volume keep the flags, under the policy that was named.
+fn keep(runs: &RunDir, args: &RefreshArgs, header: Option<PathBuf>) -> Result<(), Failure> {
+    let name = &args.name;
     let status = session::status(runs, name).map_err(Failure::of_session)?;
     let Some(image) = status.image else {
         return Err(Failure::wrong(format!("{name}: the flags are in force, but where its header lies is not known"))
             .with_hint("luksctl flags IMAGE --allow-discards …"));
     };
-    super::flags::keep(&TargetArgs { image, header: header.or(status.header), policy: None, kind: None }, flags)
+    let (header, policy) = (header.or(status.header), args.again.policy.clone());
+    super::flags::keep(&TargetArgs { image, header, policy, kind: None }, args.flags)
 }

@@ -152,6 +152,7 @@ mod tests {
             uuid: "CRYPT-LUKS2-00000000000000000000000000000000-gone-mapping-of-a-test".into(),
             complete,
             keyslot: None,
+            policy: None,
             digest: DigestMark { id: 0, salt: None, value: None },
         };
         let info = Info {

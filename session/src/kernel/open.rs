@@ -152,6 +152,7 @@ impl Volume<'_> {
             uuid: uuid.to_string(),
             complete: false,
             keyslot: self.unlocked.facts.keyslot,
+            policy: Some(self.order.policy.clone()),
             digest: self.unlocked.digest.clone(),
         };
         Ok(Info {

@@ -7,13 +7,13 @@ use std::path::{Path, PathBuf};
 
 use block::{Direct, FileDisk, OpenMode};
 use dmsetup::{CryptTable, CryptTarget};
-use luks::AnyContainer;
+use luks::{AnyContainer, Error, Policy};
 use secret::{KeyProvider, KeyRequest, Purpose, Secret};
 
 use super::errors::session_error;
 use super::{Subject, below, target};
 use crate::container::{FileContainer, Proof, UnlockedKey, unlock_key};
-use crate::registry::identity;
+use crate::registry::{MappingRecord, identity};
 use crate::{FailureKind, SessionError, UnlockAgain};
 
 /// An active mapping with the container that it was made of.
@@ -34,9 +34,10 @@ impl<'a> Mapped<'a> {
         let header_disk = open(&header)?;
         let data_disk = if header == data { header_disk.clone() } else { open(&data)? };
         let container = AnyContainer::open(header_disk, data_disk, again.limits.clone())
-            .map_err(|source| SessionError::Luks { path: header.clone(), source })?
-            .with_policy(again.policy.clone().unwrap_or_default());
-        container.check_policy().map_err(|source| SessionError::Luks { path: header, source })?;
+            .map_err(|source| SessionError::Luks { path: header.clone(), source })?;
+        let record = subject.info().and_then(|info| info.mapping.as_ref());
+        let container = judged(container, record, again.policy.as_ref())
+            .map_err(|source| SessionError::Luks { path: header, source })?;
         Ok(Mapped { subject, live, container, again })
     }
 
@@ -75,6 +76,18 @@ impl<'a> Mapped<'a> {
     }
 }
 
+/// The policy of the opening goes on holding, and besides it the one that is named now.
+fn judged(
+    container: FileContainer,
+    record: Option<&MappingRecord>,
+    named: Option<&Policy>,
+) -> Result<FileContainer, Error> {
+    let opened_under = record.and_then(|record| record.policy.as_ref()).map(Policy::from);
+    let container = container.with_policy(opened_under.unwrap_or_default());
+    container.check_policy()?;
+    named.map_or(Ok(()), |policy| policy.check_any(&container.header())).map(|()| container)
+}
+
 fn data_path(subject: &Subject, live: &CryptTable) -> Result<PathBuf, SessionError> {
     if let Some(info) = subject.info()
         && identity(&info.image).is_ok_and(|now| now == info.identity)
@@ -90,4 +103,48 @@ fn data_path(subject: &Subject, live: &CryptTable) -> Result<PathBuf, SessionErr
 fn open(path: &Path) -> Result<FileDisk, SessionError> {
     let mode = OpenMode { read_only: true, direct: Direct::IfPossible, exclusive: false };
     FileDisk::open(path, &mode).map_err(|source| SessionError::Block { path: path.to_path_buf(), source })
+}
+
+#[cfg(test)]
+mod tests {
+    use luks::{FormatParams, KdfParams, Limits, NewKdf};
+
+    use super::*;
+    use crate::SystemEnv;
+    use crate::registry::DigestMark;
+
+    #[test]
+    fn a_mapping_goes_on_under_the_policy_that_it_was_opened_under() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("image");
+        std::fs::File::create(&path).unwrap().set_len(20 << 20).unwrap();
+        let disk =
+            FileDisk::open(&path, &OpenMode { read_only: false, direct: Direct::Never, exclusive: false }).unwrap();
+        let kdf = NewKdf::Given(KdfParams::minimal_for_random_key());
+        let passphrase = Secret::copy_of(b"passphrase").unwrap();
+        let params = FormatParams { kdf, ..FormatParams::default() };
+        luks::format::format(&disk, &disk, &SystemEnv.env(), &params, &passphrase).unwrap();
+
+        let record = |policy: Option<&Policy>| MappingRecord {
+            uuid: String::new(),
+            complete: true,
+            keyslot: None,
+            policy: policy.map(Into::into),
+            digest: DigestMark { id: 0, salt: None, value: None },
+        };
+        let (default, strict) = (Policy::default_preset(), Policy::strict());
+        let accepted = |record: Option<&MappingRecord>, named: Option<&Policy>| {
+            let container = AnyContainer::open(disk.clone(), disk.clone(), Limits::default()).unwrap();
+            judged(container, record, named).is_ok()
+        };
+        // 1000 iterations: the default policy takes them, strict does not.
+        assert!(accepted(None, None) && accepted(Some(&record(None)), None));
+        assert!(accepted(Some(&record(Some(&default))), Some(&default)));
+        assert!(!accepted(Some(&record(Some(&strict))), None), "forgotten");
+        assert!(!accepted(Some(&record(Some(&strict))), Some(&default)), "a weaker one took its place");
+        assert!(!accepted(Some(&record(Some(&default))), Some(&strict)), "the one that is named holds, too");
+        assert!(!accepted(None, Some(&strict)));
+        let text = serde_json::to_string(&record(Some(&strict))).unwrap();
+        assert_eq!(serde_json::from_str::<MappingRecord>(&text).unwrap(), record(Some(&strict)));
+    }
 }
