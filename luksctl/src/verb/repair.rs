@@ -88,7 +88,11 @@ pub(crate) fn run(args: &RepairArgs, common: &Common) -> Result<Code, Failure> {
             .with_hint(format!("no copy of a header is left; `luksctl header restore {path} BACKUP` brings one back"))
     })?;
     let copies = plan(&header);
-    let open = || Container::open(Arc::clone(image.header()), Arc::clone(image.header()), limits.clone());
+    let policy = args.target.policy()?.unwrap_or_default();
+    let open = || {
+        let opened = Container::open(Arc::clone(image.header()), Arc::clone(image.header()), limits.clone());
+        opened.map(|container| container.with_policy(policy.clone()))
+    };
     let half_removed = open().and_then(|container| container.half_removed()).map_err(failed)?;
     let work = Work { copies, half_removed };
     if work.is_nothing() || args.dry_run {

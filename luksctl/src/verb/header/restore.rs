@@ -1,11 +1,15 @@
 //! `header restore IMAGE FILE`: header and keyslots of a backup over those of a container. Says what would change and asks;
 //! what looks like a mistake (another container's backup) needs `--force` or an answer to a plainer question.
 
+use std::fs::OpenOptions;
+use std::io::Read as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
 use clap::Args;
 use luks::restore::{Found, RestorePlan, plan, restore};
 use luks::{Backup, Error, Limits};
+use rustix::fs::OFlags;
 use serde_json::json;
 
 use super::FileArgs;
@@ -92,7 +96,11 @@ fn work(target: &TargetArgs, file: &Path, how: &HowArgs, as_json: bool, common: 
 
 /// Reads and checks the backup.
 fn read(file: &Path, limits: &Limits) -> Result<Backup, Failure> {
-    let found = std::fs::metadata(file).map_err(|error| Failure::from_open(file, &error))?;
+    let failed = |error: std::io::Error| Failure::from_open(file, &error);
+    // A pipe would keep us waiting; and what is looked at is what is read, whatever its name means meanwhile.
+    let opened = OpenOptions::new().read(true).custom_flags(OFlags::NONBLOCK.bits().cast_signed()).open(file);
+    let opened = opened.map_err(failed)?;
+    let found = opened.metadata().map_err(failed)?;
     if !found.is_file() {
         return Err(Failure::wrong(format!("{}: is no regular file, and so no header backup", file.display()))
             .with_hint("name the file that `luksctl header backup` or cryptsetup made"));
@@ -101,7 +109,8 @@ fn read(file: &Path, limits: &Limits) -> Result<Backup, Failure> {
         return Err(Failure::wrong(format!("{}: is larger than any header backup", file.display()))
             .with_hint("a header backup holds the header alone, not the image"));
     }
-    let bytes = std::fs::read(file).map_err(|error| Failure::from_open(file, &error))?;
+    let mut bytes = Vec::new();
+    opened.take(luks::backup::BACKUP_SIZE_MAX.0 + 1).read_to_end(&mut bytes).map_err(failed)?;
     Backup::parse(bytes, limits).map_err(|error| match error {
         Error::NotLuks => Failure::wrong(format!("{}: holds no LUKS header", file.display()))
             .with_hint("name the file that `luksctl header backup` or cryptsetup made"),
