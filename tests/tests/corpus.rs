@@ -154,18 +154,158 @@ fn round_trip_seeds() -> Vec<Seed> {
 fn edits_seeds() -> Vec<Seed> {
     let any = 0;
     let seed = |name: &str, steps: &[[u8; 3]]| ("edits", name.to_owned(), steps.concat());
+    let (add, unbound, kill, remove, change, text) = (0, 2, 3, 4, 5, 7);
+    let (reopen, stale, token, token_replace, token_remove, tie, name) = (9, 10, 11, 13, 14, 15, 16);
+    let (priority, flags, erase, back_up, restore, damage, half) = (17, 18, 19, 20, 21, 22, 23);
+    let adds = |passphrases: std::ops::Range<u8>| passphrases.map(|which| [add, which, any]).collect::<Vec<_>>();
     vec![
         seed("nothing", &[]),
-        seed("full", &[[0, 1, any], [0, 2, any], [0, 3, any], [0, 4, any], [4, 6, any], [2, 1, 0], [4, 6, any]]),
+        seed("full", &[adds(1..5), vec![[change, 6, any], [kill, 1, 0], [change, 6, any], [change, 6, 0x10]]].concat()),
         seed(
             "named-ids",
-            &[[0, 1, 0x80 | 31], [0, 2, 0x80 | 5], [0, 2, 0x80 | 5], [0, 3, 0x80 | 33], [2, 5, 0], [0, 3, any]],
+            &[
+                [add, 1, 0x80 | 31],
+                [add, 2, 0x80 | 5],
+                [add, 2, 0x80 | 5],
+                [add, 3, 0x80 | 33],
+                [kill, 5, 0],
+                [add, 3, any],
+            ],
         ),
-        seed("last", &[[2, 0, 0], [3, 0, 0], [2, 0, 1], [0, 1, any], [3, 0, 1], [3, 1, 1], [0, 0, any]]),
-        seed("change", &[[4, 5, any], [4, 5, any], [5, 1 + 5 * 2, 0x40], [5, 2 + 5 * 3, 0x41], [5, 2, 0x43]]),
-        seed("same-passphrase-twice", &[[0, 0, any], [0, 0, any], [3, 0, 0], [3, 0, 0], [3, 0, 0], [4, 0, any]]),
-        seed("names", &[[6, 1, 0], [6, 2, 0], [6, 3, 0], [6, 0, 0], [7, 1, 0], [7, 2, 0], [7, 1, 1], [7, 0, 1]]),
-        seed("stale", &[[9, 0, 0], [0, 1, any], [9, 0, 0], [2, 0, 0], [8, 0, 0], [3, 1, 0], [9, 0, 0]]),
+        seed(
+            "last",
+            &[[kill, 0, 0], [remove, 0, 0], [kill, 0, 1], [add, 1, any], [remove, 0, 1], [remove, 1, 1], [add, 0, any]],
+        ),
+        seed(
+            "change",
+            &[[change, 5, any], [change, 5, any], [change, 1 + 5 * 2, 8], [change, 2 + 5 * 3, 9], [change, 2, 0x40]],
+        ),
+        seed(
+            "change-moves",
+            &[[token, any, 0x11], [name, 0, 1], [change, 5, 0x85], [change, 1, 0x80 | 3], [tie, 0, 3]],
+        ),
+        seed("convert", &[[change, 0, 0x40], [change, 0, 0x50], [add, 1, 0x40], [change, 6, 0x58], [change, 6, 0x19]]),
+        seed(
+            "same-passphrase-twice",
+            &[adds(0..1), adds(0..1), vec![[remove, 0, 0]; 3], vec![[change, 0, any]]].concat(),
+        ),
+        seed(
+            "unbound",
+            &[[unbound, 1, any], [unbound, 5, any], [unbound, 10, any], [change, 6, any], [erase, 0, 0], [kill, 1, 0]],
+        ),
+        seed(
+            "unbound-digests",
+            &[[[unbound, 1, any]; 8].as_slice(), &[[kill, 3, 0], [unbound, 1, any], [remove, 1, 0]]].concat(),
+        ),
+        seed(
+            "texts",
+            &[
+                [text, 1, 0],
+                [text, 2, 0],
+                [text, 3, 0],
+                [text, 0, 0],
+                [text, 1, 1],
+                [text, 2, 1],
+                [text, 1, 2],
+                [text, 0, 2],
+            ],
+        ),
+        seed("tokens", &(0..8).map(|which| [token, any, which << 4 | 1]).collect::<Vec<_>>()),
+        seed(
+            "tokens-fill-the-metadata",
+            &[[[token, any, 0x61]; 5].as_slice(), &adds(1..3), &[[flags, 0x7f, 0], [priority, 0, 1]]].concat(),
+        ),
+        seed(
+            "tokens-change",
+            &[
+                [token, 0x83, 0x10],
+                [token, 0x83, 0x00],
+                [token, 0x80 | 33, 0],
+                [token_replace, 3, 0x21],
+                [token_replace, 4, 0],
+                [token_remove, 3, 0],
+                [token_remove, 3, 0],
+            ],
+        ),
+        seed(
+            "tokens-tie",
+            &[
+                [token, any, 0x11],
+                [add, 1, any],
+                [tie, 0, 1],
+                [tie, 0, 0x80],
+                [tie, 0, 0x80],
+                [kill, 1, 0],
+                [tie, 0, 6],
+                [tie, 5, 0],
+            ],
+        ),
+        seed(
+            "tokens-of-a-missing-keyslot",
+            &[[token, any, 0x12], [add, 1, any], [token, any, 0x12], [kill, 1, 0], [token_replace, 0, 0x22]],
+        ),
+        seed(
+            "names",
+            &[
+                [name, 0, 1],
+                [name, 0, 0xc2],
+                [name, 0, 3],
+                [name, 0, 4],
+                [name, 7, 1],
+                [add, 1, any],
+                [name, 1, 1],
+                [kill, 1, 0],
+                [name, 0, 0],
+            ],
+        ),
+        seed(
+            "names-shared",
+            &[
+                adds(1..2),
+                vec![[token, any, 0x33], [token, any, 0x31], [name, 0, 1], [token, any, 0x30], [change, 0, any]],
+            ]
+            .concat(),
+        ),
+        seed(
+            "priorities",
+            &[adds(0..2), vec![[priority, 1, 1], [priority, 0, 2], [remove, 0, 0], [priority, 5, 0], [priority, 0, 0]]]
+                .concat(),
+        ),
+        seed(
+            "priorities-hide-all",
+            &[[priority, 0, 2], [remove, 0, 1], [change, 5, any], [change, 5, 8], [add, 2, 0x61]],
+        ),
+        seed("flags", &[[flags, 0x7f, 0], [flags, 0, 0], [flags, 0x55, 0]]),
+        seed(
+            "stale",
+            &[[stale, 0, 0], [add, 1, any], [stale, 0, 0], [kill, 0, 0], [reopen, 0, 0], [remove, 1, 0], [stale, 0, 0]],
+        ),
+        seed(
+            "erase",
+            &[
+                [add, 1, any],
+                [back_up, 0, 0],
+                [name, 0, 1],
+                [erase, 0, 0],
+                [erase, 0, 0],
+                [restore, 0, 0],
+                [kill, 0, 0],
+            ],
+        ),
+        seed(
+            "restore",
+            &[[add, 1, any], [back_up, 0, 0], [kill, 0, 0], [restore, 0, 1], [restore, 0, 0], [remove, 1, 0]],
+        ),
+        seed("restore-other-uuid", &[[back_up, 0, 0], [text, 1, 2], [restore, 0, 1], [text, 1, 2], [restore, 0, 0]]),
+        seed(
+            "restore-behind-a-handle",
+            &[[back_up, 0, 0], [add, 1, any], [text, 1, 0], [restore, 0, 2], [kill, 1, 0], [restore, 0, 3]],
+        ),
+        seed("damage", &(0..16).map(|place| [damage, place, place >> 1]).collect::<Vec<_>>()),
+        seed(
+            "half-removed",
+            &[[add, 1, any], [name, 1, 1], [half, 1, 0], [half, 1, 0], [unbound, 1, any], [half, 1, 0], [half, 0, 0]],
+        ),
     ]
 }
 
