@@ -150,163 +150,56 @@ fn round_trip_seeds() -> Vec<Seed> {
     valid.chain(bases).map(|(name, text)| ("round_trip", name, text.into_bytes())).collect()
 }
 
-/// Steps as [`fuzzing::edits`] reads them.
+/// Steps as the table in `fuzz/src/edits.rs` reads them: operation and two choices.
+#[rustfmt::skip]
+const EDITS: [(&str, &[[u8; 3]]); 28] = [
+    ("nothing", &[]),
+    ("full", &[[0, 1, 0], [0, 2, 0], [0, 3, 0], [0, 4, 0], [5, 6, 0], [3, 1, 0], [5, 6, 0], [5, 6, 16]]),
+    ("named-ids", &[[0, 1, 159], [0, 2, 133], [0, 2, 133], [0, 3, 161], [3, 5, 0], [0, 3, 0]]),
+    ("last", &[[3, 0, 0], [4, 0, 0], [3, 0, 1], [0, 1, 0], [4, 0, 1], [4, 1, 1], [0, 0, 0]]),
+    ("change", &[[5, 5, 0], [5, 5, 0], [5, 11, 8], [5, 17, 9], [5, 2, 64]]),
+    ("change-moves", &[[11, 0, 17], [16, 0, 1], [5, 5, 133], [5, 1, 131], [15, 0, 3]]),
+    ("convert", &[[5, 0, 64], [5, 0, 80], [0, 1, 64], [5, 6, 88], [5, 6, 25]]),
+    ("same-passphrase-twice", &[[0, 0, 0], [0, 0, 0], [4, 0, 0], [4, 0, 0], [4, 0, 0], [5, 0, 0]]),
+    ("unbound", &[[2, 1, 0], [2, 5, 0], [2, 10, 0], [5, 6, 0], [19, 0, 0], [3, 1, 0]]),
+    ("unbound-digests", &[
+        [2, 1, 0], [2, 1, 0], [2, 1, 0], [2, 1, 0], [2, 1, 0], [2, 1, 0], [2, 1, 0], [2, 1, 0], [3, 3, 0],
+        [2, 1, 0], [4, 1, 0],
+    ]),
+    ("texts", &[[7, 1, 0], [7, 2, 0], [7, 3, 0], [7, 0, 0], [7, 1, 1], [7, 2, 1], [7, 1, 2], [7, 0, 2]]),
+    ("tokens", &[
+        [11, 0, 1], [11, 0, 17], [11, 0, 33], [11, 0, 49], [11, 0, 65], [11, 0, 81], [11, 0, 97], [11, 0, 113],
+    ]),
+    ("tokens-fill-the-metadata", &[
+        [11, 0, 97], [11, 0, 97], [11, 0, 97], [11, 0, 97], [11, 0, 97], [0, 1, 0], [0, 2, 0], [18, 127, 0],
+        [17, 0, 1],
+    ]),
+    ("tokens-change", &[[11, 131, 16], [11, 131, 0], [11, 161, 0], [13, 3, 33], [13, 4, 0], [14, 3, 0], [14, 3, 0]]),
+    ("tokens-tie", &[
+        [11, 0, 17], [0, 1, 0], [15, 0, 1], [15, 0, 128], [15, 0, 128], [3, 1, 0], [15, 0, 6], [15, 5, 0],
+    ]),
+    ("tokens-of-a-missing-keyslot", &[[11, 0, 18], [0, 1, 0], [11, 0, 18], [3, 1, 0], [13, 0, 34]]),
+    ("names", &[
+        [16, 0, 1], [16, 0, 194], [16, 0, 3], [16, 0, 4], [16, 7, 1], [0, 1, 0], [16, 1, 1], [3, 1, 0], [16, 0, 0],
+    ]),
+    ("names-shared", &[[0, 1, 0], [11, 0, 51], [11, 0, 49], [16, 0, 1], [11, 0, 48], [5, 0, 0]]),
+    ("priorities", &[[0, 0, 0], [0, 1, 0], [17, 1, 1], [17, 0, 2], [4, 0, 0], [17, 5, 0], [17, 0, 0]]),
+    ("priorities-hide-all", &[[17, 0, 2], [4, 0, 1], [5, 5, 0], [5, 5, 8], [0, 2, 97]]),
+    ("flags", &[[18, 127, 0], [18, 0, 0], [18, 85, 0]]),
+    ("stale", &[[10, 0, 0], [0, 1, 0], [10, 0, 0], [3, 0, 0], [9, 0, 0], [4, 1, 0], [10, 0, 0]]),
+    ("erase", &[[0, 1, 0], [20, 0, 0], [16, 0, 1], [19, 0, 0], [19, 0, 0], [21, 0, 0], [3, 0, 0]]),
+    ("restore", &[[0, 1, 0], [20, 0, 0], [3, 0, 0], [21, 0, 1], [21, 0, 0], [4, 1, 0]]),
+    ("restore-other-uuid", &[[20, 0, 0], [7, 1, 2], [21, 0, 1], [7, 1, 2], [21, 0, 0]]),
+    ("restore-behind-a-handle", &[[20, 0, 0], [0, 1, 0], [7, 1, 0], [21, 0, 2], [3, 1, 0], [21, 0, 3]]),
+    ("damage", &[
+        [22, 0, 0], [22, 1, 0], [22, 2, 1], [22, 3, 1], [22, 4, 2], [22, 5, 2], [22, 6, 3], [22, 7, 3], [22, 8, 4],
+        [22, 9, 4], [22, 10, 5], [22, 11, 5], [22, 12, 6], [22, 13, 6], [22, 14, 7], [22, 15, 7],
+    ]),
+    ("half-removed", &[[0, 1, 0], [16, 1, 1], [23, 1, 0], [23, 1, 0], [2, 1, 0], [23, 1, 0], [23, 0, 0]]),
+];
+
 fn edits_seeds() -> Vec<Seed> {
-    let any = 0;
-    let seed = |name: &str, steps: &[[u8; 3]]| ("edits", name.to_owned(), steps.concat());
-    let (add, unbound, kill, remove, change, text) = (0, 2, 3, 4, 5, 7);
-    let (reopen, stale, token, token_replace, token_remove, tie, name) = (9, 10, 11, 13, 14, 15, 16);
-    let (priority, flags, erase, back_up, restore, damage, half) = (17, 18, 19, 20, 21, 22, 23);
-    let adds = |passphrases: std::ops::Range<u8>| passphrases.map(|which| [add, which, any]).collect::<Vec<_>>();
-    vec![
-        seed("nothing", &[]),
-        seed("full", &[adds(1..5), vec![[change, 6, any], [kill, 1, 0], [change, 6, any], [change, 6, 0x10]]].concat()),
-        seed(
-            "named-ids",
-            &[
-                [add, 1, 0x80 | 31],
-                [add, 2, 0x80 | 5],
-                [add, 2, 0x80 | 5],
-                [add, 3, 0x80 | 33],
-                [kill, 5, 0],
-                [add, 3, any],
-            ],
-        ),
-        seed(
-            "last",
-            &[[kill, 0, 0], [remove, 0, 0], [kill, 0, 1], [add, 1, any], [remove, 0, 1], [remove, 1, 1], [add, 0, any]],
-        ),
-        seed(
-            "change",
-            &[[change, 5, any], [change, 5, any], [change, 1 + 5 * 2, 8], [change, 2 + 5 * 3, 9], [change, 2, 0x40]],
-        ),
-        seed(
-            "change-moves",
-            &[[token, any, 0x11], [name, 0, 1], [change, 5, 0x85], [change, 1, 0x80 | 3], [tie, 0, 3]],
-        ),
-        seed("convert", &[[change, 0, 0x40], [change, 0, 0x50], [add, 1, 0x40], [change, 6, 0x58], [change, 6, 0x19]]),
-        seed(
-            "same-passphrase-twice",
-            &[adds(0..1), adds(0..1), vec![[remove, 0, 0]; 3], vec![[change, 0, any]]].concat(),
-        ),
-        seed(
-            "unbound",
-            &[[unbound, 1, any], [unbound, 5, any], [unbound, 10, any], [change, 6, any], [erase, 0, 0], [kill, 1, 0]],
-        ),
-        seed(
-            "unbound-digests",
-            &[[[unbound, 1, any]; 8].as_slice(), &[[kill, 3, 0], [unbound, 1, any], [remove, 1, 0]]].concat(),
-        ),
-        seed(
-            "texts",
-            &[
-                [text, 1, 0],
-                [text, 2, 0],
-                [text, 3, 0],
-                [text, 0, 0],
-                [text, 1, 1],
-                [text, 2, 1],
-                [text, 1, 2],
-                [text, 0, 2],
-            ],
-        ),
-        seed("tokens", &(0..8).map(|which| [token, any, which << 4 | 1]).collect::<Vec<_>>()),
-        seed(
-            "tokens-fill-the-metadata",
-            &[[[token, any, 0x61]; 5].as_slice(), &adds(1..3), &[[flags, 0x7f, 0], [priority, 0, 1]]].concat(),
-        ),
-        seed(
-            "tokens-change",
-            &[
-                [token, 0x83, 0x10],
-                [token, 0x83, 0x00],
-                [token, 0x80 | 33, 0],
-                [token_replace, 3, 0x21],
-                [token_replace, 4, 0],
-                [token_remove, 3, 0],
-                [token_remove, 3, 0],
-            ],
-        ),
-        seed(
-            "tokens-tie",
-            &[
-                [token, any, 0x11],
-                [add, 1, any],
-                [tie, 0, 1],
-                [tie, 0, 0x80],
-                [tie, 0, 0x80],
-                [kill, 1, 0],
-                [tie, 0, 6],
-                [tie, 5, 0],
-            ],
-        ),
-        seed(
-            "tokens-of-a-missing-keyslot",
-            &[[token, any, 0x12], [add, 1, any], [token, any, 0x12], [kill, 1, 0], [token_replace, 0, 0x22]],
-        ),
-        seed(
-            "names",
-            &[
-                [name, 0, 1],
-                [name, 0, 0xc2],
-                [name, 0, 3],
-                [name, 0, 4],
-                [name, 7, 1],
-                [add, 1, any],
-                [name, 1, 1],
-                [kill, 1, 0],
-                [name, 0, 0],
-            ],
-        ),
-        seed(
-            "names-shared",
-            &[
-                adds(1..2),
-                vec![[token, any, 0x33], [token, any, 0x31], [name, 0, 1], [token, any, 0x30], [change, 0, any]],
-            ]
-            .concat(),
-        ),
-        seed(
-            "priorities",
-            &[adds(0..2), vec![[priority, 1, 1], [priority, 0, 2], [remove, 0, 0], [priority, 5, 0], [priority, 0, 0]]]
-                .concat(),
-        ),
-        seed(
-            "priorities-hide-all",
-            &[[priority, 0, 2], [remove, 0, 1], [change, 5, any], [change, 5, 8], [add, 2, 0x61]],
-        ),
-        seed("flags", &[[flags, 0x7f, 0], [flags, 0, 0], [flags, 0x55, 0]]),
-        seed(
-            "stale",
-            &[[stale, 0, 0], [add, 1, any], [stale, 0, 0], [kill, 0, 0], [reopen, 0, 0], [remove, 1, 0], [stale, 0, 0]],
-        ),
-        seed(
-            "erase",
-            &[
-                [add, 1, any],
-                [back_up, 0, 0],
-                [name, 0, 1],
-                [erase, 0, 0],
-                [erase, 0, 0],
-                [restore, 0, 0],
-                [kill, 0, 0],
-            ],
-        ),
-        seed(
-            "restore",
-            &[[add, 1, any], [back_up, 0, 0], [kill, 0, 0], [restore, 0, 1], [restore, 0, 0], [remove, 1, 0]],
-        ),
-        seed("restore-other-uuid", &[[back_up, 0, 0], [text, 1, 2], [restore, 0, 1], [text, 1, 2], [restore, 0, 0]]),
-        seed(
-            "restore-behind-a-handle",
-            &[[back_up, 0, 0], [add, 1, any], [text, 1, 0], [restore, 0, 2], [kill, 1, 0], [restore, 0, 3]],
-        ),
-        seed("damage", &(0..16).map(|place| [damage, place, place >> 1]).collect::<Vec<_>>()),
-        seed(
-            "half-removed",
-            &[[add, 1, any], [name, 1, 1], [half, 1, 0], [half, 1, 0], [unbound, 1, any], [half, 1, 0], [half, 0, 0]],
-        ),
-    ]
+    EDITS.iter().map(|(name, steps)| ("edits", (*name).to_owned(), steps.concat())).collect()
 }
 
 /// Conversations as [`fuzzing::nbd`] takes them.

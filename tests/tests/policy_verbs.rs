@@ -77,8 +77,8 @@ fn every_verb_refuses(rig: &Rig, what: &str, image: &Path, detached: Option<&Pat
     let before = std::fs::read(header).unwrap();
     for verb in VERBS {
         let (verb, behind) = verb.split_once('|').unwrap_or((verb, ""));
-        let mut command = rig.luksctl(&[]);
-        command.args(words(rig, verb)).args(["--policy", "strict"]);
+        let mut command = rig.luksctl(&words(rig, verb));
+        command.args(["--policy", "strict"]);
         detached.map(|header| command.arg("--header").arg(header));
         let output = run(command.arg(image).args(words(rig, behind)));
         let said = text(&output);
