@@ -45,7 +45,8 @@ impl CheckReport {
     /// Keyslots that are listed although their removal has begun: the first sector of the area is zero, which is what a wipe
     /// writes first. No passphrase opens them any more.
     pub fn half_removed(&self) -> Vec<KeyslotId> {
-        half_removed(&self.areas)
+        let marked = self.areas.iter().filter(|finding| finding.damage == Damage::WipeMark);
+        marked.map(|finding| finding.keyslot).collect()
     }
 }
 
@@ -66,14 +67,9 @@ pub fn check<S: HeaderStore + ?Sized>(store: &S, limits: &Limits, policy: &Polic
     Ok(CheckReport { header, breaches, areas, examined })
 }
 
-/// The findings in the keyslot areas of `metadata` alone. The caller holds the lock, or there is nothing to lock.
-pub fn areas_unlocked<S: HeaderStore + ?Sized>(store: &S, metadata: &Metadata, limits: &Limits) -> Vec<AreaFinding> {
-    area::judge_all(area::read_all(store, metadata, limits)).1
-}
-
-/// The keyslots among `findings` whose removal has begun.
-pub fn half_removed(findings: &[AreaFinding]) -> Vec<KeyslotId> {
-    findings.iter().filter(|finding| finding.damage == Damage::WipeMark).map(|finding| finding.keyslot).collect()
+/// The keyslots whose removal has begun, by the marks at the start of their areas alone. The caller holds the lock.
+pub(crate) fn marked_unlocked<S: HeaderStore + ?Sized>(store: &S, metadata: &Metadata) -> Vec<KeyslotId> {
+    area::marked(store, metadata)
 }
 
 #[cfg(test)]

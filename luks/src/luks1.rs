@@ -6,6 +6,7 @@
 mod check;
 mod container;
 mod edit;
+mod finish;
 pub mod format;
 mod header;
 mod load;

@@ -220,9 +220,10 @@ pub(crate) fn open_disk(path: &Path, read_only: bool) -> Result<FileDisk, Failur
 
 /// Opens one file or device; `exclusive` refuses a block device that is mounted or held by another.
 ///
-/// A block device that others may use as well is read and written past its page cache: what is written through the file
-/// behind a loop device does not reach the pages that the device has cached, and a header that is compared with those would
-/// seem unchanged. A keyslot that another program had just added would be overwritten.
+/// A block device that others may use as well is read and written past its page cache. What is written through the file behind a
+/// loop device does not reach pages that the device has cached, and these stay for as long as anybody holds the device open
+/// (docs/crash-safety.md has the experiment). A header that is compared with them would seem unchanged, and a keyslot that another
+/// program had just added would be overwritten.
 fn open_with(path: &Path, read_only: bool, exclusive: bool) -> Result<FileDisk, Failure> {
     use std::os::unix::fs::FileTypeExt as _;
     let device = std::fs::metadata(path).is_ok_and(|found| found.file_type().is_block_device());

@@ -5,6 +5,7 @@
 //! * [`operation`]: the table of operations. A new one is a few lines there.
 //! * [`view`]: what a platter holds: which passphrases open which keyslots.
 //! * [`promise`]: what must be true of it.
+//! * [`mending`]: what is not whole is named by `check` and finished by `repair`, or taken back by the recovery file.
 //! * [`campaign`]: the cuts, with a flush taken out if asked. [`errors`]: EIO and ENOSPC. [`agreement`]: cryptsetup sees the
 //!   same.
 //!
@@ -14,6 +15,7 @@
 pub mod agreement;
 pub mod campaign;
 pub mod errors;
+pub mod mending;
 pub mod operation;
 pub mod promise;
 pub mod sample;

@@ -27,6 +27,8 @@ pub enum Stop {
     DmIoctl(u8),
     /// `add_key` or `keyctl` has returned.
     Key,
+    /// A call has returned that wrote to a file, made one durable or took a name away.
+    Written,
     /// One of its processes or threads is about to end.
     End,
 }
@@ -48,12 +50,24 @@ pub struct Traced {
 /// # Panics
 /// If it cannot be traced.
 pub fn trace(command: &Command, look: impl FnMut(u32, Stop) + Send) -> Traced {
+    drive_alone(command, keys, look)
+}
+
+/// The same with a stop after each call that writes to files; [`Stop::End`] too.
+///
+/// # Panics
+/// If it cannot be traced.
+pub fn trace_writes(command: &Command, look: impl FnMut(u32, Stop) + Send) -> Traced {
+    drive_alone(command, writes, look)
+}
+
+fn drive_alone(command: &Command, of: fn(Pid) -> Option<Stop>, look: impl FnMut(u32, Stop) + Send) -> Traced {
     // Only the thread that seized a program may drive it; what is left is let go when that thread ends.
-    std::thread::scope(|scope| scope.spawn(|| drive(command, look)).join().unwrap())
+    std::thread::scope(|scope| scope.spawn(|| drive(command, of, look)).join().unwrap())
 }
 
 #[allow(clippy::zombie_processes)] // `follow` waits for it, as its tracer
-fn drive(command: &Command, mut look: impl FnMut(u32, Stop)) -> Traced {
+fn drive(command: &Command, of: fn(Pid) -> Option<Stop>, mut look: impl FnMut(u32, Stop)) -> Traced {
     let mut child = Command::new("sh")
         .args(["-c", "kill -STOP $$; exec \"$@\"", "sh"])
         .arg(command.get_program())
@@ -74,7 +88,7 @@ fn drive(command: &Command, mut look: impl FnMut(u32, Stop)) -> Traced {
         | Options::PTRACE_O_TRACEVFORK;
     ptrace::seize(main, options).unwrap();
     kill(main, Signal::SIGCONT).unwrap();
-    let code = follow(main, &mut look);
+    let code = follow(main, of, &mut look);
     let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
     child.stdout.take().unwrap().read_to_end(&mut stdout).unwrap();
     child.stderr.take().unwrap().read_to_end(&mut stderr).unwrap();
@@ -90,7 +104,7 @@ fn wait_until_stopped(process: Pid) {
 }
 
 /// Until `main` has ended; its exit code.
-fn follow(main: Pid, look: &mut impl FnMut(u32, Stop)) -> Option<i32> {
+fn follow(main: Pid, of: fn(Pid) -> Option<Stop>, look: &mut impl FnMut(u32, Stop)) -> Option<i32> {
     let mut calls: HashMap<Pid, Option<Stop>> = HashMap::new();
     loop {
         let status = waitpid(Pid::from_raw(-1), Some(WaitPidFlag::__WALL)).unwrap();
@@ -103,7 +117,7 @@ fn follow(main: Pid, look: &mut impl FnMut(u32, Stop)) -> Option<i32> {
             WaitStatus::PtraceSyscall(_) => {
                 // At its entry a call is noted, at its return it is looked at.
                 if ptrace::syscall_info(task).is_ok_and(|info| info.op == libc::PTRACE_SYSCALL_INFO_ENTRY) {
-                    calls.insert(task, interesting(task));
+                    calls.insert(task, of(task));
                 } else if let Some(Some(stop)) = calls.remove(&task) {
                     look(id(task), stop);
                 }
@@ -124,16 +138,37 @@ fn id(task: Pid) -> u32 {
     u32::try_from(task.as_raw()).unwrap()
 }
 
-/// What the call that `task` is about to make will be looked at for, if at all.
-fn interesting(task: Pid) -> Option<Stop> {
+/// Number and arguments of the call that `task` is about to make.
+fn call_of(task: Pid) -> Option<(libc::c_long, Vec<String>)> {
     let line = std::fs::read_to_string(format!("/proc/{task}/syscall")).ok()?;
     let mut words = line.split_whitespace();
-    let number: libc::c_long = words.next()?.parse().ok()?;
+    let number = words.next()?.parse().ok()?;
+    Some((number, words.map(str::to_owned).collect()))
+}
+
+/// What the call that `task` is about to make will be looked at for, if at all: keys.
+fn keys(task: Pid) -> Option<Stop> {
+    let (number, arguments) = call_of(task)?;
     match number {
         libc::SYS_add_key | libc::SYS_keyctl => Some(Stop::Key),
         libc::SYS_ioctl => {
-            let request = u64::from_str_radix(words.nth(1)?.strip_prefix("0x")?, 16).ok()?;
+            let request = u64::from_str_radix(arguments.get(1)?.strip_prefix("0x")?, 16).ok()?;
             (request >> 8 & 0xff == DM_IOCTL_TYPE).then_some(Stop::DmIoctl(request.to_le_bytes()[0]))
+        }
+        _ => None,
+    }
+}
+
+/// The same for what changes files. The first three files are for words.
+fn writes(task: Pid) -> Option<Stop> {
+    let (number, arguments) = call_of(task)?;
+    match number {
+        libc::SYS_pwrite64 | libc::SYS_pwritev | libc::SYS_pwritev2 | libc::SYS_fallocate => Some(Stop::Written),
+        libc::SYS_fsync | libc::SYS_fdatasync | libc::SYS_sync_file_range => Some(Stop::Written),
+        libc::SYS_unlink | libc::SYS_unlinkat => Some(Stop::Written),
+        libc::SYS_write => {
+            let file = u64::from_str_radix(arguments.first()?.strip_prefix("0x")?, 16).ok()?;
+            (file > 2).then_some(Stop::Written)
         }
         _ => None,
     }

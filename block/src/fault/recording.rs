@@ -50,7 +50,13 @@ impl Recording {
     /// How many of them are flushes.
     #[must_use]
     pub fn flushes(&self) -> usize {
-        self.events.iter().filter(|event| matches!(event, Event::Flush)).count()
+        self.flushes_before(self.events.len())
+    }
+
+    /// How many flushes there are among the first `after` events.
+    #[must_use]
+    pub fn flushes_before(&self, after: usize) -> usize {
+        self.events.iter().take(after).filter(|event| matches!(event, Event::Flush)).count()
     }
 
     /// What the last event before a cut was.
@@ -211,6 +217,7 @@ mod tests {
     fn the_platters_of_a_cut_are_all_that_the_model_allows() {
         let recording = recording();
         assert_eq!((recording.events(), recording.flushes()), (6, 1));
+        assert_eq!((recording.flushes_before(1), recording.flushes_before(2)), (0, 1));
         let cut = recording.cut(6, None);
         assert_eq!(cut.count(), 6);
         let all: BTreeSet<[u8; 4]> = (0..6).map(|number| firsts(&cut.nth(number))).collect();

@@ -8,6 +8,7 @@ use block::{BlockIo, ByteView, Bytes, SECTOR_BYTES};
 use super::noise::{self, NotNoise, SECTOR_LEN};
 use crate::area::material_len;
 use crate::limits::{AREA_FINDINGS_MAX, Limits};
+use crate::metadata::keyslot::Keyslot;
 use crate::metadata::{KeyslotId, Metadata};
 
 /// Length of the pieces that never repeat in ciphertext: one block of any cipher here.
@@ -105,6 +106,8 @@ pub(super) struct ReadArea {
     keyslot: KeyslotId,
     offset: Bytes,
     bytes: Vec<u8>,
+    /// Starts of the sectors that were judged and are no noise, ascending.
+    suspect: Vec<usize>,
     findings: Vec<AreaFinding>,
 }
 
@@ -116,7 +119,8 @@ pub(super) fn read_all<S: BlockIo + ?Sized>(store: &S, metadata: &Metadata, limi
             let needed = material_len(keyslot.key_size_bytes)?;
             let (offset, declared) = (keyslot.area.offset, keyslot.area.size);
             let len = Bytes(needed.0.min(declared.0).min(limits.keyslot_area_bytes));
-            let mut area = ReadArea { keyslot: id, offset, bytes: vec![0; len.to_usize()?], findings: Vec::new() };
+            let (bytes, suspect, findings) = (vec![0; len.to_usize()?], Vec::new(), Vec::new());
+            let mut area = ReadArea { keyslot: id, offset, bytes, suspect, findings };
             if declared < needed {
                 area.find(0, declared.to_usize()?, Damage::Short);
             }
@@ -124,6 +128,19 @@ pub(super) fn read_all<S: BlockIo + ?Sized>(store: &S, metadata: &Metadata, limi
             Some(area)
         })
         .collect()
+}
+
+/// The keyslots whose areas begin with the mark of a wipe: what [`Damage::WipeMark`] says, without a look at the rest.
+pub(super) fn marked<S: BlockIo + ?Sized>(store: &S, metadata: &Metadata) -> Vec<KeyslotId> {
+    let view = ByteView::new(store);
+    let is_marked = |keyslot: &Keyslot| {
+        let mut sector = [0xff; SECTOR_LEN];
+        let whole = material_len(keyslot.key_size_bytes)
+            .is_some_and(|needed| needed.0.min(keyslot.area.size.0) >= SECTOR_BYTES);
+        whole && view.read(keyslot.area.offset, &mut sector).is_ok() && sector == [0; SECTOR_LEN]
+    };
+    let keyslots = metadata.keyslots.iter().filter(|(_, keyslot)| keyslot.luks2().is_some());
+    keyslots.filter(|(_, keyslot)| is_marked(keyslot)).map(|(id, _)| id).collect()
 }
 
 impl ReadArea {
@@ -161,6 +178,7 @@ impl ReadArea {
         for (number, sector) in self.bytes.chunks(SECTOR_LEN).enumerate() {
             let at = number * SECTOR_LEN;
             let Some(verdict) = noise::judge(sector) else { continue };
+            self.suspect.push(at);
             if self.is_unreadable(at) {
                 continue;
             }
@@ -219,7 +237,7 @@ impl ReadArea {
         for (number, sector) in self.bytes.chunks_exact(SECTOR_LEN).enumerate() {
             let (at, offset) = (number * SECTOR_LEN, self.offset.0.saturating_add(number as u64 * SECTOR_BYTES));
             let Some(begin) = sector.first_chunk::<BLOCK_LEN>() else { continue };
-            if noise::judge(sector).is_some() || self.is_unreadable(at) {
+            if self.suspect.binary_search(&at).is_ok() || self.is_unreadable(at) {
                 continue;
             }
             match elsewhere.get(begin) {

@@ -42,7 +42,7 @@ pub fn judge(sector: &[u8]) -> Option<NotNoise> {
         return None;
     }
     let first = sector[0];
-    if sector.iter().all(|byte| *byte == first) {
+    if sector[1..] == sector[..SECTOR_LEN - 1] {
         return Some(NotNoise::Constant(first));
     }
     let (pairs, runs) = (equal_pairs(sector), Runs::of(sector));

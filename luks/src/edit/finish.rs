@@ -7,6 +7,7 @@
 
 use block::BlockIo;
 
+use crate::any::AnyContainer;
 use crate::check;
 use crate::container::Container;
 use crate::env::Env;
@@ -22,7 +23,7 @@ impl<H: HeaderStore, D: BlockIo> Container<H, D> {
     /// [`Error::Locked`].
     pub fn half_removed(&self) -> Result<Vec<KeyslotId>, Error> {
         let _guard = self.store.lock(LockMode::Shared, self.limits.lock_wait)?;
-        Ok(check::half_removed(&check::areas_unlocked(&self.store, self.header.metadata(), &self.limits)))
+        Ok(check::marked_unlocked(&self.store, self.header.metadata()))
     }
 
     /// Removes them: wipes their areas, this time to the end, and forgets them. Says which. The last keyslot goes, too, for
@@ -31,14 +32,37 @@ impl<H: HeaderStore, D: BlockIo> Container<H, D> {
     /// # Errors
     /// Those of every change.
     pub fn finish_removals(&mut self, env: &Env<'_>) -> Result<Vec<KeyslotId>, Error> {
-        let limits = self.limits.clone();
         self.edit(Action::Remove, |edit| {
-            let ids = check::half_removed(&check::areas_unlocked(edit.store, edit.header.metadata(), &limits));
+            let ids = check::marked_unlocked(edit.store, edit.header.metadata());
             for id in &ids {
                 edit.remove(env, *id)?;
             }
             Ok(ids)
         })
+    }
+}
+
+impl<H: HeaderStore, D: BlockIo> AnyContainer<H, D> {
+    /// The keyslots whose removal was cut short. Writes nothing.
+    ///
+    /// # Errors
+    /// As [`Container::half_removed`].
+    pub fn half_removed(&self) -> Result<Vec<KeyslotId>, Error> {
+        match self {
+            AnyContainer::Luks1(container) => container.half_removed(),
+            AnyContainer::Luks2(container) => container.half_removed(),
+        }
+    }
+
+    /// Removes them, and says which.
+    ///
+    /// # Errors
+    /// As [`Container::finish_removals`].
+    pub fn finish_removals(&mut self, env: &Env<'_>) -> Result<Vec<KeyslotId>, Error> {
+        match self {
+            AnyContainer::Luks1(container) => container.finish_removals(env),
+            AnyContainer::Luks2(container) => container.finish_removals(env),
+        }
     }
 }
 

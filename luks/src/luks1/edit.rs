@@ -92,7 +92,7 @@ impl Staged {
 
 impl<H: HeaderStore, D: BlockIo> Luks1Container<H, D> {
     /// Runs `change` under the exclusive lock, on a header that is still the one in memory.
-    fn edit<R>(&mut self, change: impl FnOnce(&mut Self) -> Result<R, Error>) -> Result<R, Error> {
+    pub(super) fn edit<R>(&mut self, change: impl FnOnce(&mut Self) -> Result<R, Error>) -> Result<R, Error> {
         if self.poisoned {
             return Err(Error::Poisoned);
         }
@@ -231,7 +231,7 @@ impl<H: HeaderStore, D: BlockIo> Luks1Container<H, D> {
     }
 
     /// Wipes the key material of `id`, then disables it. What is left of it in the header is its place.
-    fn remove(&mut self, env: &Env<'_>, id: KeyslotId) -> Result<(), Error> {
+    pub(super) fn remove(&mut self, env: &Env<'_>, id: KeyslotId) -> Result<(), Error> {
         let slot = *at(&self.header, id)?;
         wipe_area(&self.store, env, &self.header.keyslot(&slot).area)?;
         self.commit(with_slot(&self.header, id, Luks1Slot { enabled: false, iterations: 0, salt: [0; 32], ..slot }))

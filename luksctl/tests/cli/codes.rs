@@ -124,3 +124,23 @@ fn ten_says_that_a_removal_was_cut_short_and_repair_finishes_it() {
     assert_eq!(slots["keyslots"].as_array().map(Vec::len), Some(1), "{slots}");
     desk.run(&["keyslot", "test", "image", "-d", "key2"]).ends(0);
 }
+
+#[test]
+fn a_removal_that_was_cut_short_is_finished_in_luks1_too() {
+    let desk = Desk::with_image();
+    desk.run(&[&["format", "-q", "--type", "luks1", "--size", "4M", "one", "-d", "key"][..], &CHEAP].concat()).ends(0);
+    desk.run(&[&["keyslot", "add", "one", "key2", "-d", "key"][..], &CHEAP].concat()).ends(0);
+    desk.run(&["repair", "--dry-run", "one"]).ends(0);
+    let mut bytes = std::fs::read(desk.path("one")).unwrap();
+    bytes[0x1000..0x1200].fill(0);
+    std::fs::write(desk.path("one"), &bytes).unwrap();
+    desk.run(&["check", "one"]).ends(10);
+    let report = desk.run(&["repair", "--dry-run", "--json", "one"]).ends(10).json();
+    assert_eq!(report["half_removed"], serde_json::json!([0]), "{report}");
+    assert!(std::fs::read(desk.path("one")).unwrap() == bytes, "looking changed the image");
+    desk.run(&["repair", "-q", "one"]).ends(0);
+    desk.run(&["repair", "--dry-run", "one"]).ends(0);
+    let slots = desk.run(&["keyslot", "list", "--json", "one"]).ends(0).json();
+    assert_eq!(slots["keyslots"].as_array().map(Vec::len), Some(1), "{slots}");
+    desk.run(&["keyslot", "test", "one", "-d", "key2"]).ends(0);
+}

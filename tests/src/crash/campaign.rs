@@ -4,9 +4,12 @@
 
 use block::MemDisk;
 use block::fault::{Cut, FaultDisk, PowerCutDisk, Recording};
+use std::panic::resume_unwind;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::operation::{Operation, Run};
+use super::mending::Mended;
+use super::operation::{Operation, Run, operations};
 use super::promise::{Progress, Promise};
 use super::surroundings::Surroundings;
 use super::view::Opener;
@@ -30,6 +33,8 @@ pub struct Tally {
     pub exhaustive: u64,
     /// Platters.
     pub states: u64,
+    /// What of them there was to mend.
+    pub mended: Mended,
     /// Broken promises, each with all that reproduces it.
     pub losses: Vec<String>,
 }
@@ -41,6 +46,7 @@ impl Tally {
         self.cuts += other.cuts;
         self.exhaustive += other.exhaustive;
         self.states += other.states;
+        self.mended = self.mended.plus(other.mended);
         self.losses.extend(other.losses);
         self
     }
@@ -100,6 +106,29 @@ pub fn run(operation: &Operation, store: &Store, seed: u64) -> Result<(), luks::
     }
 }
 
+/// Calls `work` with the number and the value of every operation, on all processors; the results in the same order.
+///
+/// # Panics
+/// If `work` does.
+pub fn on_each<T: Send>(work: impl Fn(usize, Operation) -> T + Sync) -> Vec<T> {
+    let (all, next) = (operations(), AtomicUsize::new(0));
+    let worker = || {
+        let mut done = Vec::new();
+        loop {
+            let number = next.fetch_add(1, Ordering::Relaxed);
+            let Some(operation) = all.get(number) else { return done };
+            done.push((number, work(number, *operation)));
+        }
+    };
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let mut done: Vec<(usize, T)> = std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(worker)).collect();
+        workers.into_iter().flat_map(|worker| worker.join().unwrap_or_else(|panic| resume_unwind(panic))).collect()
+    });
+    done.sort_by_key(|(number, _)| *number);
+    done.into_iter().map(|(_, result)| result).collect()
+}
+
 /// Another sequence than that of the sample, or the new salts would be the old ones.
 fn run_seed(seed: u64) -> u64 {
     !seed
@@ -124,10 +153,14 @@ impl Recorded {
         }
     }
 
-    /// Holds the platters of every cut against the promise; with the flush `swallowed` taken out, until the first loss.
+    /// Holds the platters of every cut against the promise; with the flush `swallowed` taken out, until the first loss. Then
+    /// only the cuts from that flush to the next are different ones: the others are those of the undisturbed run.
     pub fn cut_everywhere(&mut self, effort: Effort, swallowed: Option<usize>) -> Tally {
         let mut tally = Tally::default();
         for after in 0..=self.recording.events() {
+            if swallowed.is_some_and(|flush| self.recording.flushes_before(after) != flush + 1) {
+                continue;
+            }
             let cut = self.recording.cut(after, swallowed);
             let count = cut.count();
             let all = count <= effort.exhaustive_max;
@@ -142,11 +175,12 @@ impl Recorded {
             for number in 0..choices {
                 let choice = if all { Choice::Number(number) } else { self.sample(after, number) };
                 tally.states += 1;
-                if let Err(why) = self.hold(after, &choice.of(&cut)) {
-                    tally.losses.push(self.case(after, choice, swallowed, &why));
-                    if swallowed.is_some() {
-                        return tally;
-                    }
+                match self.hold(after, &choice.of(&cut)) {
+                    Ok(mended) => tally.mended = tally.mended.plus(mended),
+                    Err(why) => tally.losses.push(self.case(after, choice, swallowed, &why)),
+                }
+                if swallowed.is_some() && !tally.losses.is_empty() {
+                    return tally;
                 }
             }
         }
@@ -167,7 +201,7 @@ impl Recorded {
         }
     }
 
-    fn hold(&mut self, after: usize, platter: &MemDisk) -> Result<(), String> {
+    fn hold(&mut self, after: usize, platter: &MemDisk) -> Result<Mended, String> {
         let progress = if after == self.recording.events() { Progress::Done } else { Progress::Broken };
         self.promise.hold(platter, progress, &mut self.opener)
     }

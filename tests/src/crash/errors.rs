@@ -104,6 +104,7 @@ impl Recorded {
         run(&self.operation, &store, self.run_seed()).map_err(|error| format!("tried again: {error}"))?;
         self.promise
             .hold(&store.inner().live(), Progress::Done, &mut self.opener)
+            .map(drop)
             .map_err(|why| format!("tried again: {why}"))
     }
 }

@@ -2,6 +2,7 @@
 //! keyslots before it and after it. A new operation is one entry.
 #![allow(clippy::unwrap_used)]
 
+mod slots;
 mod whole;
 
 use block::MemDisk;
@@ -93,6 +94,7 @@ pub fn operations() -> Vec<Operation> {
     all.extend(texts());
     all.extend(repairs());
     all.extend(luks1_keyslots());
+    all.extend(slots::operations());
     all.extend(whole::operations());
     if let Ok(only) = std::env::var("LUKS_CRASH_ONLY") {
         all.retain(|operation| operation.name.contains(&only));

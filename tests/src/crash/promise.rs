@@ -5,26 +5,27 @@
 //! 2. Every keyslot that is there before and after opens, with the old passphrase or the new one. Every passphrase of both
 //!    states opens, and those of at least one whole state. What opens gives the key that it gave before.
 //! 3. Only a keyslot that is going away may be listed and not open (the third state: its area is wiped already), and `check`
-//!    names it then, since nobody else can tell noise from a key. One that is coming opens from the moment it is listed.
+//!    names it then, since nobody else can tell noise from a key, and `repair` takes it off the list ([`super::mending`]). One
+//!    that is coming opens from the moment it is listed.
 //! 4. A keyslot that is not listed any more has left nothing in its area.
 //! 5. All of this holds for the older copy too, where both are valid: it is what remains if the newer one breaks.
 //! 6. Once the operation has said success: the new state, both copies, nothing less.
 //!
 //! An operation that gives up the old header by design (`format`) may also leave none at all. LUKS1 has no room for a second
 //! header: there a keyslot that stays may for a time be found under another number only ([`Operation::moves`]). A change in
-//! place puts its keyslot at risk and says so ([`Operation::at_risk`]). Where the format cannot be atomic at all, restoring the
-//! header that was kept aside gives the old state back ([`Operation::recovery`]).
+//! place puts its keyslot at risk and says so ([`Operation::at_risk`]); where it is dead then, nothing can tell. Where the format
+//! cannot be atomic at all, restoring the header that was kept aside gives the old state back, as long as it is not the new
+//! one ([`Operation::recovery`]).
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation)]
 
 use block::fault::Recording;
 use block::{BlockIo, Bytes, MemDisk};
-use luks::repair::{ForeignSignature, repair};
-use luks::{Backup, Error, Limits, NoRecovery, restore};
+use luks::Error;
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::mending::{self, Mended};
 use super::operation::Operation;
 use super::sample::{COPY, FOREIGN_TOKEN};
-use super::surroundings::Surroundings;
 use super::view::{Hash, Opener, Slot, View, stale_copy_alone};
 
 /// What is expected of one operation on one disk.
@@ -35,10 +36,19 @@ pub struct Promise {
     new: Option<View>,
     /// Every header that was live at some moment.
     steps: BTreeSet<Hash>,
+    /// Those of the undisturbed run in their order, each with the areas that it was the first to name.
+    path: Vec<Step>,
     /// What a copy said that was stale before the operation began.
     stale_before: Option<Hash>,
     /// The keys that a passphrase may open.
     keys: BTreeMap<&'static str, BTreeSet<Hash>>,
+}
+
+/// A header on the way from old to new.
+struct Step {
+    identity: Hash,
+    /// Where an area starts, and what it held when it was named.
+    areas: Vec<(Bytes, Vec<u8>)>,
 }
 
 /// How far the operation had come.
@@ -67,7 +77,8 @@ impl Promise {
                 keys.entry(passphrase).or_default().insert(key);
             }
         }
-        let mut promise = Promise { operation, start, old, new, steps: BTreeSet::new(), stale_before: None, keys };
+        let (steps, path) = (BTreeSet::new(), path(recording));
+        let mut promise = Promise { operation, start, old, new, steps, path, stale_before: None, keys };
         let alone = |view: &View| Some(stale_copy_alone(&promise.start, view.stale?, Bytes(COPY)));
         promise.stale_before =
             promise.old.as_ref().and_then(alone).and_then(|disk| Some(View::of(&disk).ok()?.identity));
@@ -115,58 +126,98 @@ impl Promise {
         Ok(())
     }
 
-    /// Holds a platter against the promise.
+    /// Holds a platter against the promise, and says what there was to mend.
     ///
     /// # Errors
     /// What is broken.
-    pub fn hold(&self, platter: &MemDisk, progress: Progress, opener: &mut Opener) -> Result<(), String> {
-        match self.hold_as_it_is(platter, progress, opener) {
-            Err(why) if self.operation.recovery && progress == Progress::Broken => {
-                self.is_recovered(platter, opener).map_err(|error| format!("{why}; from the recovery file: {error}"))
+    pub fn hold(&self, platter: &MemDisk, progress: Progress, opener: &mut Opener) -> Result<Mended, String> {
+        let held = self.hold_as_it_is(platter, progress, opener);
+        if !self.operation.recovery || progress == Progress::Done {
+            return held;
+        }
+        // The recovery file works at every moment, or its refusal means that the new state is there.
+        let why = held.as_ref().err().cloned().unwrap_or_default();
+        match mending::recovered(&self.start, platter)
+            .map_err(|error| format!("{why}; from the recovery file: {error}"))?
+        {
+            Some(disk) if self.is_old(&disk, opener) => {
+                Ok(Mended { restored: u64::from(held.is_err()), ..held.unwrap_or_default() })
             }
-            held => held,
+            Some(_) => Err(format!("{why}; the recovery file does not give the old state back")),
+            None => {
+                let identity = View::of(platter).ok().map(|view| view.identity);
+                if identity != self.new.as_ref().map(|new| new.identity) {
+                    return Err(format!("{why}; the recovery file is refused, and it is not the new state"));
+                }
+                held
+            }
         }
     }
 
-    /// Restoring what was kept aside gives the old state back.
-    fn is_recovered(&self, platter: &MemDisk, opener: &mut Opener) -> Result<(), String> {
-        let (disk, limits) = (platter.snapshot(), Limits::default());
-        let backup = Backup::read(&self.start, &limits).map_err(|error| error.to_string())?;
-        let plan = restore::plan(&disk, &backup, &limits).map_err(|error| error.to_string())?;
-        restore::restore(&disk, &backup, &plan, &limits, &mut NoRecovery).map_err(|error| error.to_string())?;
-        if self.is_old(&disk, opener) { Ok(()) } else { Err("not the old state".to_owned()) }
-    }
-
-    fn hold_as_it_is(&self, platter: &MemDisk, progress: Progress, opener: &mut Opener) -> Result<(), String> {
+    fn hold_as_it_is(&self, platter: &MemDisk, progress: Progress, opener: &mut Opener) -> Result<Mended, String> {
         let view = match View::of(platter) {
             Ok(view) => view,
             // A LUKS1 header lies in two sectors: one that is given up may be half there, with a keyslot 7 that is nothing.
             Err(Error::NotLuks | Error::InvalidLuks1(_))
                 if progress == Progress::Broken && self.operation.may_be_nothing =>
             {
-                return Ok(());
+                return Ok(Mended::default());
             }
             Err(error) => return Err(format!("the header does not load: {error}")),
         };
-        self.hold_view(platter, &view, opener)?;
+        let dead = self.hold_view(platter, &view, opener)?;
         if !self.operation.recovery {
             // What was kept aside has the old key material anyway, and a conversion only moves it.
-            self.forgotten_areas_are_wiped(platter, &view)?;
+            self.forgotten_areas_are_wiped(platter, &view, &view)?;
         }
         if progress == Progress::Done {
-            return self.is_new(&view);
+            return self.is_new(&view).map(|()| Mended::default());
         }
         if let Some(stale) = view.stale {
             let alone = stale_copy_alone(platter, stale, Bytes(COPY));
             let older = View::of(&alone).map_err(|error| format!("the {stale} copy alone: {error}"))?;
             if Some(older.identity) != self.stale_before {
-                self.hold_view(&alone, &older, opener).map_err(|why| format!("the {stale} copy alone: {why}"))?;
+                self.hold_view(&alone, &older, opener)
+                    .and_then(|dead| if dead.is_empty() { Ok(()) } else { self.are_named(&alone, &dead) })
+                    .map_err(|why| format!("the {stale} copy alone: {why}"))?;
             }
         }
-        if view.healthy { Ok(()) } else { self.is_repaired(platter, &view, opener) }
+        if view.healthy && dead.is_empty() {
+            Ok(Mended::default())
+        } else {
+            self.is_mended(platter, &view, &dead, opener)
+        }
     }
 
-    fn hold_view(&self, platter: &MemDisk, view: &View, opener: &mut Opener) -> Result<(), String> {
+    /// `check` names the dead keyslots, those aside that a change in place said it puts at risk, and no other.
+    fn are_named(&self, platter: &MemDisk, dead: &[u32]) -> Result<(), String> {
+        let named = mending::named(platter)?;
+        if let Some(id) = named.iter().find(|id| !dead.contains(id)) {
+            return Err(format!("keyslot {id} opens, and `check` calls it dead"));
+        }
+        match dead.iter().find(|id| !named.contains(id) && !self.is_at_risk(**id)) {
+            Some(id) => Err(format!("keyslot {id} is listed, does not open, and `check` does not say so")),
+            None => Ok(()),
+        }
+    }
+
+    /// `check` says what is wrong, and after `repair` all is well: what opened opens, what did not is gone.
+    fn is_mended(&self, platter: &MemDisk, view: &View, dead: &[u32], opener: &mut Opener) -> Result<Mended, String> {
+        self.are_named(platter, dead)?;
+        let (disk, after, mended) = mending::mend(platter, view)?;
+        for slot in &after.slots {
+            if self.opened(platter, view, slot, opener)? != self.opened(&disk, &after, slot, opener)? {
+                return Err(format!("repair changed what opens keyslot {}", slot.id));
+            }
+        }
+        if !self.operation.recovery {
+            self.forgotten_areas_are_wiped(&disk, &after, view).map_err(|why| format!("after repair: {why}"))?;
+        }
+        Ok(mended)
+    }
+
+    /// Holds a header and its keyslots; hands back those that are listed and do not open.
+    fn hold_view(&self, platter: &MemDisk, view: &View, opener: &mut Opener) -> Result<Vec<u32>, String> {
         if !self.steps.contains(&view.identity) {
             return Err(format!("a header that was never written, number {}: {}", view.seqid, view.rest));
         }
@@ -175,7 +226,7 @@ impl Promise {
             slots.iter().map(|(_, passphrase)| *passphrase).collect()
         };
         let (old, new) = (passphrases(before), passphrases(after));
-        let (mut open, mut left) = (BTreeSet::new(), Vec::new());
+        let (mut open, mut left, mut dead) = (BTreeSet::new(), Vec::new(), Vec::new());
         for slot in &view.slots {
             let opened = self.opened(platter, view, slot, opener)?;
             if opened.is_empty() && !self.may_be_wiped(slot) {
@@ -186,8 +237,8 @@ impl Promise {
                 }
                 left.push(slot.id);
             }
-            if opened.is_empty() && !is_named_by_check(platter, slot) {
-                return Err(format!("keyslot {} is listed, does not open, and `check` does not say so", slot.id));
+            if opened.is_empty() {
+                dead.push(slot.id);
             }
             open.extend(opened);
         }
@@ -207,7 +258,7 @@ impl Promise {
             own.all(|passphrase| open.contains(passphrase) || self.operation.at_risk.contains(passphrase))
         };
         if whole(&old, &new) || whole(&new, &old) {
-            Ok(())
+            Ok(dead)
         } else {
             Err(format!("neither the old passphrases nor the new ones open: only {open:?}"))
         }
@@ -219,8 +270,13 @@ impl Promise {
         let of = |slots: &[(u32, &'static str)]| slots.iter().find(|(id, _)| *id == slot.id).map(|(_, text)| *text);
         let stays = of(operation.after).is_some() && !operation.moves;
         let old = self.old.iter().flat_map(|old| &old.slots).any(|old| old.offset == slot.offset);
-        let at_risk = of(operation.before).is_some_and(|text| operation.at_risk.contains(&text));
-        old && (!stays || at_risk)
+        old && (!stays || self.is_at_risk(slot.id))
+    }
+
+    /// Whether the operation said that a cut may lose this keyslot.
+    fn is_at_risk(&self, id: u32) -> bool {
+        let before = self.operation.before.iter().find(|(one, _)| *one == id);
+        before.is_some_and(|(_, text)| self.operation.at_risk.contains(text))
     }
 
     /// The passphrases that open a keyslot: of those that its id has before and after, or of all for a passing id.
@@ -251,17 +307,20 @@ impl Promise {
         Ok(opened)
     }
 
-    /// The area of a keyslot that the header does not name any more has no sector left of what it was.
-    fn forgotten_areas_are_wiped(&self, platter: &MemDisk, view: &View) -> Result<(), String> {
-        for slot in self.old.iter().flat_map(|old| &old.slots) {
-            if view.slots.iter().any(|named| named.offset == slot.offset) {
+    /// An area that the header does not name any more has no sector left of what it was, be it an old keyslot's or the place
+    /// that one only passed through. `said` is the header up to which areas may have been named.
+    fn forgotten_areas_are_wiped(&self, platter: &MemDisk, view: &View, said: &View) -> Result<(), String> {
+        // A header of a run that failed and went back: then at least the areas of the old one.
+        let reached = self.path.iter().rposition(|step| step.identity == said.identity);
+        let reached = reached.unwrap_or(0).min(self.path.len().saturating_sub(1));
+        for (offset, before) in self.path.iter().take(reached + 1).flat_map(|step| &step.areas) {
+            if view.slots.iter().any(|named| named.offset == *offset) {
                 continue;
             }
-            let (mut before, mut now) = (vec![0; slot.size.0 as usize], vec![0; slot.size.0 as usize]);
-            self.start.read_at(slot.offset, &mut before).unwrap();
-            platter.read_at(slot.offset, &mut now).unwrap();
+            let mut now = vec![0; before.len()];
+            platter.read_at(*offset, &mut now).unwrap();
             if before.chunks(512).zip(now.chunks(512)).any(|(before, now)| before == now) {
-                return Err(format!("keyslot {} is forgotten and not wiped", slot.id));
+                return Err(format!("the area at {} is forgotten and not wiped", offset.0));
             }
         }
         Ok(())
@@ -278,23 +337,27 @@ impl Promise {
             Ok(())
         }
     }
-
-    fn is_repaired(&self, platter: &MemDisk, broken: &View, opener: &mut Opener) -> Result<(), String> {
-        let disk = platter.snapshot();
-        let surroundings = Surroundings::new(0);
-        repair(&disk, surroundings.env().rng, &Limits::default(), ForeignSignature::Refuse)
-            .map_err(|error| format!("repair fails: {error}"))?;
-        let view = View::of(&disk).map_err(|error| format!("after repair: {error}"))?;
-        if !view.healthy || view.identity != broken.identity {
-            return Err("repair did not mend the header, or changed it".to_owned());
-        }
-        self.hold_view(&disk, &view, opener).map_err(|why| format!("after repair: {why}"))
-    }
 }
 
-/// Whether a look at the keyslot areas says that the removal of this one was cut short.
-fn is_named_by_check(platter: &MemDisk, slot: &Slot) -> bool {
-    let header = luks::load_any(platter, &Limits::default()).unwrap();
-    let found = luks::check::areas_unlocked(platter, &header.metadata(), &Limits::default());
-    luks::check::half_removed(&found).contains(&luks::KeyslotId(slot.id))
+/// The headers that were live one after the other.
+fn path(recording: &Recording) -> Vec<Step> {
+    let mut path: Vec<Step> = Vec::new();
+    for after in 0..=recording.events() {
+        let disk = recording.live(after);
+        let Ok(view) = View::of(&disk) else { continue };
+        if path.iter().any(|step| step.identity == view.identity) {
+            continue;
+        }
+        let mut areas = Vec::new();
+        for slot in &view.slots {
+            let mut bytes = vec![0; slot.size.0 as usize];
+            disk.read_at(slot.offset, &mut bytes).unwrap();
+            let area = (slot.offset, bytes);
+            if !path.iter().any(|step| step.areas.contains(&area)) {
+                areas.push(area);
+            }
+        }
+        path.push(Step { identity: view.identity, areas });
+    }
+    path
 }
