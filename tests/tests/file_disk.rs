@@ -1,5 +1,5 @@
 //! `block::FileDisk` and its locks on real loop devices, and on a file system that is full. Needs root.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 use block::{
     BlockErrorKind, BlockIo, BlockQueue, Bytes, Completion, Direct, FileDisk, IoBuf, IoUringQueue, LockError, OpenMode,

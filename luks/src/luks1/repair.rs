@@ -18,7 +18,6 @@ use block::{ByteView, Bytes};
 
 use crate::af::STRIPES;
 use crate::check;
-use crate::edit::LastSlot;
 use crate::env::Env;
 use crate::error::Error;
 use crate::limits::Limits;
@@ -122,17 +121,13 @@ impl Luks1RepairPlan {
 /// known; [`Error::Locked`] and errors of the disk.
 pub fn plan<S: HeaderStore + ?Sized>(store: &S, limits: &Limits) -> Result<Luks1RepairPlan, Error> {
     let _guard = store.lock(LockMode::Shared, limits.lock_wait)?;
-    plan_unlocked(store, limits)
-}
-
-fn plan_unlocked<S: HeaderStore + ?Sized>(store: &S, limits: &Limits) -> Result<Luks1RepairPlan, Error> {
     let before = read_bytes(store)?;
     let (header, mends) = match load_unlocked(store) {
         Ok(header) => (header, Vec::new()),
         Err(Error::InvalidLuks1(_)) => mended(&before, store.geometry().size)?,
         Err(error) => return Err(error),
     };
-    let half_removed = check::half_removed(&check::areas_unlocked(store, &header.metadata(), limits));
+    let half_removed = check::marked_unlocked(store, &header.metadata());
     Ok(Luks1RepairPlan { mends, half_removed, header, before })
 }
 
@@ -164,8 +159,8 @@ pub fn repair<S: HeaderStore + Clone>(
         return Ok(());
     }
     let mut container = Luks1Container::open(store.clone(), store.clone(), limits.clone())?;
-    // They open nothing, so the last one goes, too.
-    plan.half_removed.iter().try_for_each(|id| container.keyslot_kill(env, *id, LastSlot::Allow))
+    // Looked for again, under its lock: a keyslot that somebody has put there meanwhile is none of them.
+    container.finish_removals(env).map(drop)
 }
 
 /// The header with every field mended of which is known what it was.
