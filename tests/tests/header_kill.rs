@@ -98,7 +98,7 @@ impl Case {
         fs::copy(self.path("image"), self.path("look")).unwrap();
         let opens =
             |key: &&str| run(&mut self.cryptsetup(&["open", "--test-passphrase", "-d", key, "look"])).status.success();
-        self.keys.iter().any(|set| set.iter().all(|key| opens(key)))
+        self.keys.iter().any(|set| set.iter().all(&opens))
     }
 
     /// What docs/header-operations.md says to do.

@@ -190,7 +190,7 @@ impl Pair<'_> {
         match done {
             Ok(()) => {
                 assert!(name.len() < 48, "{name:?} was taken");
-                let field = if which % 3 == 0 { &mut self.model.label } else { &mut self.model.subsystem };
+                let field = if which.is_multiple_of(3) { &mut self.model.label } else { &mut self.model.subsystem };
                 name.clone_into(field);
             }
             Err(error) => assert!(name.len() >= 48, "{error}"),
