@@ -18,7 +18,7 @@ const BLOCK_LEN: usize = 16;
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Damage {
-    /// The first sector is zero: the keyslot's removal has begun, see [`crate::check::half_removed`]. Other zeros are
+    /// The first sector is zero: the keyslot's removal has begun, see [`crate::check::CheckReport::half_removed`]. Other zeros are
     /// [`Damage::Constant`].
     WipeMark,
     /// One byte throughout.

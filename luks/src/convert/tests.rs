@@ -147,7 +147,8 @@ fn every_cut_is_finished_by_repair_or_taken_back_by_the_recovery_file() {
 
 fn refused(disk: &MemDisk, to: Version) -> ConvertObstacle {
     let before = bytes(disk);
-    match plan(disk, to, &limits()) {
+    // Obstacles of the format, not of the default policy.
+    match plan_under(disk, to, &limits(), &Policy::default_preset().allowing_null_cipher()) {
         Err(Error::Convert(obstacle)) => {
             assert!(bytes(disk) == before);
             obstacle
@@ -228,6 +229,7 @@ fn what_luks2_has_no_place_for_is_named() {
     sectors[..crate::luks1::HEADER_BYTES].copy_from_slice(&null.to_bytes());
     disk.write_at(Bytes(0), &sectors, false).unwrap();
     assert!(matches!(to2(&disk), ConvertObstacle::NullCipher { .. }));
+    assert!(matches!(plan(&disk, Version::Luks2, &limits()), Err(Error::Policy { .. })));
 }
 
 #[test]
