@@ -37,6 +37,7 @@ impl AgainArgs {
     /// The source of the passphrase of the open volume `name`, and what the session is told. An unknown name is said here,
     /// before anybody types a passphrase.
     pub(crate) fn source(&self, runs: &RunDir, name: &str) -> Result<(KeySource, UnlockAgain), Failure> {
+        let policy = self.policy.as_deref().map(session::policy::load).transpose().map_err(Failure::of_session)?;
         let mut source = KeySource::unlocking(&self.key, None)?.after_tokens(&self.token, &self.key);
         let status = session::status(runs, name).map_err(Failure::of_session)?;
         self.look_for_tokens(&status, &mut source)?;
@@ -44,7 +45,7 @@ impl AgainArgs {
             header: self.header.as_deref().map(image::resolve).transpose()?,
             keyslot: self.key_slot,
             limits: image::limits(&self.limits),
-            policy: self.policy.as_deref().map(session::policy::load).transpose().map_err(Failure::of_session)?,
+            policy,
             tries: source.tries(),
         };
         Ok((source, again))
