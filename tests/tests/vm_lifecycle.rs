@@ -277,9 +277,9 @@ impl Shared<'_> {
             return self.tool(tool, &["resize", NAME], true);
         }
         self.size_bytes = 4096 * (256 + random.below(DATA_BYTES / 4096 - 256));
-        // cryptsetup counts in sectors.
-        let size = if tool == Backend::Dm { self.size_bytes } else { self.size_bytes / 512 };
-        self.tool(tool, &["resize", "--size", &size.to_string(), NAME], true);
+        // A bare number is sectors to cryptsetup, and refused by luksctl.
+        let unit = if tool == Backend::Dm { "s" } else { "" };
+        self.tool(tool, &["resize", "--size", &format!("{}{unit}", self.size_bytes / 512), NAME], true);
     }
 }
 
