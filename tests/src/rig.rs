@@ -145,6 +145,23 @@ pub fn run(command: &mut Command) -> Output {
     }
 }
 
+/// What a command said on standard error.
+pub fn words(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// Asserts that a command ended with `code` and said each of `says` on standard error.
+///
+/// # Panics
+/// If it did not.
+#[track_caller]
+pub fn refused(output: &Output, code: i32, says: &[&str]) {
+    assert_eq!(output.status.code(), Some(code), "{output:?}");
+    for text in says {
+        assert!(words(output).contains(text), "{text:?} is not in {}", words(output));
+    }
+}
+
 /// Runs `command` with `input` on its standard input, whatever its exit code.
 ///
 /// # Panics

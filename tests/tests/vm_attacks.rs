@@ -8,13 +8,13 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use promises::backend::{Backend, SMALL_HEADER, SMALL_HEADER_BYTES, format_small};
 use promises::crypt_volume::{attempt, starts_clean};
-use promises::rig::{run, run_with_input, succeed};
+use promises::rig::{refused, run, run_with_input, succeed, words};
 use promises::{Rig, kernel_leftovers, vm};
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -29,18 +29,6 @@ fn image(rig: &Rig, called: &str) -> PathBuf {
     let image = rig.path(called);
     format_small(rig, &image, IMAGE_BYTES, false, &[]);
     image
-}
-
-fn words(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
-}
-
-#[track_caller]
-fn refused(output: &Output, code: i32, says: &[&str]) {
-    assert_eq!(output.status.code(), Some(code), "{output:?}");
-    for text in says {
-        assert!(words(output).contains(text), "{text:?} is not in {}", words(output));
-    }
 }
 
 fn started(command: &mut Command) -> Child {

@@ -11,13 +11,13 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{FileTypeExt as _, symlink};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Command;
 
 use dmsetup::LoopOptions;
 use promises::backend::{Backend, SMALL_HEADER_BYTES, format_small, status};
 use promises::crypt_volume::{attempt, cryptsetup_close, starts_clean};
 use promises::forge::{rewrite, swap_uuid};
-use promises::rig::{run, run_with_input, succeed};
+use promises::rig::{refused, run, run_with_input, succeed, words};
 use promises::{Rig, kernel_leftovers, vm};
 
 const IMAGE_BYTES: u64 = SMALL_HEADER_BYTES + (4 << 20);
@@ -28,18 +28,6 @@ fn image(rig: &Rig, called: &str) -> PathBuf {
     let image = rig.path(called);
     format_small(rig, &image, IMAGE_BYTES, false, &[]);
     image
-}
-
-fn words(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
-}
-
-#[track_caller]
-fn refused(output: &Output, code: i32, says: &[&str]) {
-    assert_eq!(output.status.code(), Some(code), "{output:?}");
-    for text in says {
-        assert!(words(output).contains(text), "{text:?} is not in {}", words(output));
-    }
 }
 
 #[test]

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use dmsetup::{LoopDevice, LoopOptions};
 use promises::crypt_volume::{attempt, dmsetup_table, mapper_nodes, run as output_of, starts_clean, volume_keys};
-use promises::rig::{run, succeed};
+use promises::rig::{refused, run, succeed, words};
 use promises::{Rig, vm};
 use serde_json::Value;
 
@@ -46,10 +46,6 @@ fn with_key(rig: &Rig, verb: &[&str]) -> Output {
     run(rig.luksctl(verb).arg("--key-file").arg(rig.key()))
 }
 
-fn words(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
-}
-
 fn status(rig: &Rig, name: &str) -> Value {
     let output = run(&mut rig.luksctl(&["status", "--json", name]));
     assert!(matches!(output.status.code(), Some(0 | 10)), "{output:?}");
@@ -68,14 +64,6 @@ fn fingerprint(name: &str) -> [String; 3] {
     table[6] = "DEVICE".to_owned();
     let info = |field: &str| output_of("dmsetup", &["info", "-c", "--noheadings", "-o", field, name]);
     [table.join(" "), info("uuid"), info("readonly")]
-}
-
-#[track_caller]
-fn refused(output: &Output, code: i32, says: &[&str]) {
-    assert_eq!(output.status.code(), Some(code), "{output:?}");
-    for text in says {
-        assert!(words(output).contains(text), "{text:?} is not in {}", words(output));
-    }
 }
 
 /// Waits until `done`, a minute at most.
