@@ -28,8 +28,8 @@ pub struct MetadataLock {
 
 /// One part of the lock.
 enum Held {
-    /// `flock` on the image itself; closing the descriptor gives it back.
-    Image { _fd: OwnedFd },
+    /// `flock` on the image itself.
+    Image { _fd: Flocked },
     /// `flock` on a lock file.
     LockFile { _file: LockFile },
 }
@@ -45,6 +45,30 @@ enum Part {
 enum Refusal {
     Taken(PathBuf),
     Failed(LockError),
+}
+
+/// A descriptor whose `flock` ends with it. Closing alone would not do: a process that another thread starts at this moment
+/// has a copy of every descriptor until its `exec`, and a lock lives as long as any copy of its description.
+struct Flocked(OwnedFd);
+
+impl Flocked {
+    /// Takes the lock without waiting.
+    fn try_lock(fd: OwnedFd, shared: bool, what: &Path) -> Result<Flocked, Refusal> {
+        let operation =
+            if shared { FlockOperation::NonBlockingLockShared } else { FlockOperation::NonBlockingLockExclusive };
+        match retry(|| fs::flock(&fd, operation)) {
+            Ok(()) => Ok(Flocked(fd)),
+            Err(Errno::WOULDBLOCK) => Err(Refusal::Taken(what.to_owned())),
+            Err(errno) => Err(Refusal::Failed(LockError::Io { what: what.to_owned(), source: errno.into() })),
+        }
+    }
+}
+
+impl Drop for Flocked {
+    fn drop(&mut self) {
+        // An error leaves the lock to the last close.
+        let _ = fs::flock(&self.0, FlockOperation::Unlock);
+    }
 }
 
 impl MetadataLock {
@@ -139,8 +163,7 @@ fn lock_image(disk: &FileDisk, shared: bool) -> Result<Held, Refusal> {
     if (stat.st_dev, stat.st_ino) != disk.identity() {
         return Err(fail(Errno::STALE));
     }
-    try_flock(&fd, shared, disk.path())?;
-    Ok(Held::Image { _fd: fd })
+    Ok(Held::Image { _fd: Flocked::try_lock(fd, shared, disk.path())? })
 }
 
 /// The file behind a loop device. One that cannot be reached from here (deleted, or in another mount namespace) cannot be
@@ -149,17 +172,7 @@ fn lock_backing(path: &Path, shared: bool) -> Result<Option<Held>, Refusal> {
     let Ok(fd) = fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK, Mode::empty()) else {
         return Ok(None);
     };
-    try_flock(&fd, shared, path)?;
-    Ok(Some(Held::Image { _fd: fd }))
-}
-
-fn try_flock(fd: &OwnedFd, shared: bool, what: &Path) -> Result<(), Refusal> {
-    let operation =
-        if shared { FlockOperation::NonBlockingLockShared } else { FlockOperation::NonBlockingLockExclusive };
-    retry(|| fs::flock(fd, operation)).map_err(|errno| match errno {
-        Errno::WOULDBLOCK => Refusal::Taken(what.to_owned()),
-        _ => Refusal::Failed(LockError::Io { what: what.to_owned(), source: errno.into() }),
-    })
+    Ok(Some(Held::Image { _fd: Flocked::try_lock(fd, shared, path)? }))
 }
 
 fn is_denied(error: &LockError) -> bool {
@@ -188,8 +201,8 @@ impl OpenLockFile {
     }
 
     fn try_lock(self, shared: bool, what: PathBuf) -> Result<LockFile, Refusal> {
-        try_flock(&self.fd, shared, &what)?;
-        let lock = LockFile { folder: self.folder, name: self.name, fd: self.fd };
+        let fd = Flocked::try_lock(self.fd, shared, &what)?;
+        let lock = LockFile { folder: self.folder, name: self.name, fd };
         // The last user before us may have unlinked the file between our open and our lock: then we hold nothing.
         if lock.is_named() { Ok(lock) } else { Err(Refusal::Taken(what)) }
     }
@@ -199,7 +212,7 @@ impl OpenLockFile {
 struct LockFile {
     folder: OwnedFd,
     name: String,
-    fd: OwnedFd,
+    fd: Flocked,
 }
 
 impl LockFile {
@@ -213,7 +226,7 @@ impl LockFile {
     /// Whether the path still leads to the locked inode.
     fn is_named(&self) -> bool {
         let named = fs::statat(&self.folder, &self.name, AtFlags::SYMLINK_NOFOLLOW);
-        match (fs::fstat(&self.fd), named) {
+        match (fs::fstat(&self.fd.0), named) {
             (Ok(ours), Ok(named)) => (ours.st_dev, ours.st_ino) == (named.st_dev, named.st_ino),
             _ => false,
         }
@@ -223,7 +236,7 @@ impl LockFile {
 impl Drop for LockFile {
     fn drop(&mut self) {
         // Whoever gets the exclusive lock is the last user. Errors leave the file behind, which harms nobody.
-        if fs::flock(&self.fd, FlockOperation::NonBlockingLockExclusive).is_ok() && self.is_named() {
+        if fs::flock(&self.fd.0, FlockOperation::NonBlockingLockExclusive).is_ok() && self.is_named() {
             let _ = fs::unlinkat(&self.folder, &self.name, AtFlags::empty());
         }
     }

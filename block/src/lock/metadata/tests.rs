@@ -78,3 +78,26 @@ fn a_symlink_in_the_place_of_the_folder_is_refused() {
     std::os::unix::fs::symlink(parent.path(), &folder).unwrap();
     assert_eq!(lock(&folder, false).map(|_| ()), Err("failed"));
 }
+
+/// A process that another thread starts has a copy of every descriptor until its `exec`.
+#[test]
+fn a_lock_ends_with_its_guard_though_a_copy_of_its_descriptor_lives_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let locked = lock(folder.path(), false).unwrap();
+    let _copy = locked.fd.0.try_clone().unwrap();
+    // A hard link keeps the inode in reach after the last user has unlinked the file.
+    let kept = folder.path().join("kept");
+    std::fs::hard_link(folder.path().join("L_7:3"), &kept).unwrap();
+    drop(locked);
+    let file = std::fs::File::open(&kept).unwrap();
+    assert!(fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok());
+
+    let image = folder.path().join("image");
+    std::fs::write(&image, [0; 512]).unwrap();
+    let open = || OwnedFd::from(std::fs::File::open(&image).unwrap());
+    let Ok(locked) = Flocked::try_lock(open(), false, &image) else { panic!("nobody else has it") };
+    let _copy = locked.0.try_clone().unwrap();
+    assert!(matches!(Flocked::try_lock(open(), true, &image), Err(Refusal::Taken(_))));
+    drop(locked);
+    assert!(Flocked::try_lock(open(), true, &image).is_ok());
+}
