@@ -69,7 +69,8 @@ pub enum Error {
     /// A LUKS1 header that breaks a rule was read or about to be written.
     #[error("invalid LUKS1 header: {0}")]
     InvalidLuks1(Violation),
-    /// The header on disk, which has no sequence number, changed since it was read.
+    /// What was read of the header when the change was planned is not what is read now: somebody changed it, or a copy that
+    /// could not be read can be.
     #[error("the header on disk changed since it was read; nothing was written")]
     ChangedSinceRead,
     /// The header on disk changed since it was read.

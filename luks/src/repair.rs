@@ -4,6 +4,9 @@
 //! Source: format notes 1.5. The rewritten copy gets the good copy's JSON area byte for byte, its sequence number, label,
 //! UUID and subsystem, a salt of its own and its own checksum. The good copy is not touched, so a repair that is cut short
 //! loses nothing and can be repeated.
+//!
+//! Invariant: only what was planned is done. A copy that could not be read may be the newer one; were it unreadable for a
+//! moment only, the stale copy would take its place.
 
 use std::fmt;
 
@@ -38,8 +41,12 @@ impl fmt::Display for RepairPlan {
             None => write!(f, "both header copies are valid, nothing to repair"),
             Some((position, state)) => write!(
                 f,
-                "rewrite the {position} header copy, {} at byte {}, from the {} copy, sequence number {}; it is {state}",
-                self.size, self.offset.0, self.source, self.seqid
+                "rewrite the {position} header copy, {} at byte {}, from the {} copy, sequence number {}; it is {state}{}",
+                self.size,
+                self.offset.0,
+                self.source,
+                self.seqid,
+                if matches!(state, CopyState::Unreadable { .. }) { " and may hold newer metadata" } else { "" }
             ),
         }
     }
@@ -75,28 +82,32 @@ pub fn plan(header: &Header) -> RepairPlan {
     }
 }
 
-/// Repair the header under the exclusive metadata lock. Hands back what was done; `rewrite` is `None` if nothing was.
+/// Do what [`plan`] found there is to do, under the exclusive metadata lock.
 ///
 /// # Errors
-/// Those of [`crate::load`], [`Error::AmbiguousSignature`], [`Error::Env`], and errors of the disk.
+/// [`Error::ChangedSinceRead`] if the plan would be another one now, also because a copy that could not be read then can be
+/// read now; those of [`crate::load`], [`Error::AmbiguousSignature`], [`Error::Env`], and errors of the disk.
 pub fn repair<S: HeaderStore + ?Sized>(
     store: &S,
     rng: &dyn Rng,
     limits: &Limits,
     foreign: ForeignSignature,
-) -> Result<RepairPlan, Error> {
+    planned: &RepairPlan,
+) -> Result<(), Error> {
     let _guard = store.lock(LockMode::Exclusive, limits.lock_wait)?;
     let header = load_unlocked(store, limits)?;
-    let plan = plan(&header);
-    let Some((position, _)) = plan.rewrite else { return Ok(plan) };
+    if plan(&header) != *planned {
+        return Err(Error::ChangedSinceRead);
+    }
+    let Some((position, _)) = planned.rewrite else { return Ok(()) };
     if foreign == ForeignSignature::Refuse {
-        check_signatures(&store, &plan, position)?;
+        check_signatures(&store, planned, position)?;
     }
     let mut salt = [0; SALT_LEN];
     rng.fill(&mut salt)?;
-    let binary = BinaryHeader { position, salt, hdr_offset: plan.offset, ..header.binary().clone() };
+    let binary = BinaryHeader { position, salt, hdr_offset: planned.offset, ..header.binary().clone() };
     write_copy(store, binary, header.json_area())?;
-    Ok(plan)
+    Ok(())
 }
 
 /// Nothing but LUKS left its signature where the rewritten copy will stand.
@@ -133,7 +144,9 @@ mod tests {
     }
 
     fn mend<S: HeaderStore>(disk: &S, foreign: ForeignSignature) -> Result<RepairPlan, Error> {
-        repair(disk, FixedEnv::new(2, 1).env().rng, &Limits::default(), foreign)
+        let limits = Limits::default();
+        let planned = plan(&load_unlocked(disk, &limits)?);
+        repair(disk, FixedEnv::new(2, 1).env().rng, &limits, foreign, &planned).map(|()| planned)
     }
 
     #[test]
@@ -152,6 +165,24 @@ mod tests {
             assert_ne!(after.salts[at], before.salts[at], "the rewritten copy has a fresh salt");
             assert_eq!(after.salts[1 - at], before.salts[1 - at], "the good copy is untouched");
         }
+    }
+
+    #[test]
+    fn a_copy_that_was_unreadable_for_a_moment_is_not_replaced_by_a_stale_one() {
+        let disk = FaultDisk::new(written());
+        let stale = disk.inner().snapshot();
+        let mut header = load_unlocked(&disk, &Limits::default()).unwrap();
+        commit(&disk, &mut header).unwrap();
+        let mut copy = vec![0; 0x4000];
+        stale.read_at(Bytes(0x4000), &mut copy).unwrap();
+        disk.inner().write_at(Bytes(0x4000), &copy, false).unwrap();
+        let writes = disk.counts().writes;
+        disk.fail_once(Op::Read, 1, block::BlockErrorKind::Io);
+        let error = mend(&disk, ForeignSignature::Refuse).unwrap_err();
+        assert!(matches!(error, Error::ChangedSinceRead), "{error}");
+        assert_eq!(disk.counts().writes, writes);
+        let done = mend(&disk, ForeignSignature::Refuse).unwrap();
+        assert_eq!((done.source, done.seqid), (Position::Primary, header.seqid()));
     }
 
     #[test]

@@ -12,7 +12,7 @@ use block::{BlockIo, Bytes, Direct, FileDisk, MemDisk, OpenMode};
 use image::{METADATA_LEN, METADATA_SIZE, area, binary, copy, vectors};
 use luks::binary::Position;
 use luks::env::{EnvError, Rng};
-use luks::repair::{ForeignSignature, repair};
+use luks::repair::{ForeignSignature, plan, repair};
 use luks::{Limits, Metadata, load, load_unlocked};
 use promises::skip::needs_programs;
 
@@ -176,8 +176,9 @@ fn cryptsetup_images_of_every_size_are_read_and_repaired() {
         let header = load(&disk, &Limits::default()).expect("found by its offset");
         assert_eq!(header.position(), Position::Secondary);
         assert!(header.health().advice().expect("advice").starts_with("primary copy broken: run `luksctl repair`"));
-        let done = repair(&disk, &Counted, &Limits::default(), ForeignSignature::Refuse).expect("repair");
-        assert_eq!((done.source, done.seqid), (Position::Secondary, 3));
+        let planned = plan(&header);
+        assert_eq!((planned.source, planned.seqid), (Position::Secondary, 3));
+        repair(&disk, &Counted, &Limits::default(), ForeignSignature::Refuse, &planned).expect("repair");
         assert!(load(&disk, &Limits::default()).expect("load").health().is_healthy());
         drop(disk);
         cryptsetup(&["open", "--test-passphrase", "--key-file"], &[&key, &path]);

@@ -121,8 +121,9 @@ impl Pair<'_> {
         assert!(*header.health().of(position) != CopyState::Ok && header.position() != position);
         if choice & 1 == 0 {
             let env = self.surroundings.env();
-            let plan = repair::repair(self.disk, env.rng, &Limits::default(), ForeignSignature::Refuse);
-            assert_eq!(plan.expect("repair").rewrite.map(|(position, _)| position), Some(position));
+            let plan = repair::plan(&header);
+            assert_eq!(plan.rewrite.as_ref().map(|(position, _)| *position), Some(position));
+            repair::repair(self.disk, env.rng, &Limits::default(), ForeignSignature::Refuse, &plan).expect("repair");
         } else {
             self.container.set_label(Some("mended")).expect("an edit");
             "mended".clone_into(&mut self.model.label);

@@ -122,7 +122,8 @@ fn every_cut_is_finished_by_repair_or_taken_back_by_the_recovery_file() {
                 Ok(AnyHeader::Luks2(header)) => {
                     // Only a conversion to LUKS2 leaves one copy to rewrite.
                     assert!(header.health().secondary == CopyState::Ok);
-                    repair::repair(&state, fixed().env().rng, &limits(), repair::ForeignSignature::Refuse).unwrap();
+                    let (plan, foreign) = (repair::plan(&header), repair::ForeignSignature::Refuse);
+                    repair::repair(&state, fixed().env().rng, &limits(), foreign, &plan).unwrap();
                     to == Version::Luks2
                 }
                 Err(error) => {

@@ -103,9 +103,9 @@ pub(crate) fn run(args: &RepairArgs, common: &Common) -> Result<Code, Failure> {
         confirm::typed_yes(&format!("{}: {work}.", image.path().display()))?;
     }
     let foreign = if args.force { ForeignSignature::Overwrite } else { ForeignSignature::Refuse };
-    let copies = repair(image.header(), &SystemEnv, &limits, foreign).map_err(failed)?;
+    repair(image.header(), &SystemEnv, &limits, foreign, &work.copies).map_err(failed)?;
     let half_removed = open().and_then(|mut container| container.finish_removals(&SystemEnv.env())).map_err(failed)?;
-    show(args, &image, &Work { copies, half_removed }, true)?;
+    show(args, &image, &Work { half_removed, ..work }, true)?;
     Ok(Code::Success)
 }
 

@@ -8,7 +8,7 @@
 
 use block::MemDisk;
 use luks::check::{CheckReport, check};
-use luks::repair::{ForeignSignature, repair};
+use luks::repair::{ForeignSignature, plan, repair};
 use luks::restore::{self, RestoreObstacle};
 use luks::{AnyContainer, AnyHeader, Backup, Error, Limits, NoRecovery, Policy};
 use std::sync::Arc;
@@ -60,8 +60,8 @@ pub(super) fn mend(platter: &MemDisk, view: &View) -> Result<(MemDisk, View, Men
     let dead = found.half_removed();
     let disk = Arc::new(platter.snapshot());
     let (surroundings, limits) = (Surroundings::new(0), Limits::default());
-    if let AnyHeader::Luks2(_) = found.header {
-        repair(&*disk, surroundings.env().rng, &limits, ForeignSignature::Refuse)
+    if let AnyHeader::Luks2(header) = &found.header {
+        repair(&*disk, surroundings.env().rng, &limits, ForeignSignature::Refuse, &plan(header))
             .map_err(|error| format!("repair fails: {error}"))?;
         let after = View::of(&disk).map_err(|error| format!("after repair: {error}"))?;
         if !after.healthy || after.identity != view.identity {

@@ -9,8 +9,8 @@ use block::MemDisk;
 use luks::edit::{LastSlot, NewKeyslot};
 use luks::luks1::Luks1Container;
 use luks::luks1::format::format as format1;
-use luks::repair::{ForeignSignature, repair};
-use luks::{Container, Error, KeyslotId, Limits};
+use luks::repair::{ForeignSignature, plan, repair};
+use luks::{Container, Error, KeyslotId, Limits, load_unlocked};
 
 use super::Store;
 use super::sample::{self, cheap, key, params, secret};
@@ -179,7 +179,9 @@ fn texts() -> Vec<Operation> {
 
 fn repairs() -> Vec<Operation> {
     let run: fn(&Store, &Surroundings) -> Result<(), Error> = |store, surroundings| {
-        repair(store, surroundings.env().rng, &Limits::default(), ForeignSignature::Refuse).map(drop)
+        let limits = Limits::default();
+        let planned = plan(&load_unlocked(store, &limits)?);
+        repair(store, surroundings.env().rng, &limits, ForeignSignature::Refuse, &planned)
     };
     let repair = |name, start| on_both(name, start, Run::Disk(run));
     vec![
