@@ -15,7 +15,11 @@ fn nothing_to_lose(operation: &Operation, flush: usize, flushes: usize) -> bool 
         // There for the magic of an old header; an empty disk has none.
         "format an empty disk" | "LUKS1: format an empty disk" => flush == 0,
         // The keyslot is at risk from the first write to the last flush.
-        "keyslot change in place" => flush == 0,
+        "keyslot change in place"
+        | "LUKS1: keyslot change in place"
+        | "LUKS1: change in place of the keyslot in two sectors" => flush == 0,
+        // The mark that it makes durable is there already.
+        "repair that finishes a removal" | "LUKS1: repair that finishes a removal" => flush == 0,
         // The flush after it comes before anything points to what it made durable: the second sector of a disabled keyslot,
         // and key material that is not enabled before that sector.
         "LUKS1: change of the keyslot in two sectors" => [5, 6].contains(&flush),

@@ -9,7 +9,7 @@
 //!
 //! A state that is wrong this way loses nothing: an enabled keyslot without key material opens nothing, and can be removed.
 //! Which of two keyslots that overlap is out of place is told by the layout; if both are, nothing is known and nothing is done.
-//! Each sector is written whole and flushed; cut short, the same again finishes it. Source: luks2-format §10; what cryptsetup
+//! Each sector is written whole; cut short, the same again finishes it. Source: luks2-format §10; what cryptsetup
 //! 2.6.1 repairs, by experiment (`tests/tests/luks1_repair.rs`): unused keyslots only.
 
 use std::fmt;
@@ -148,11 +148,14 @@ pub fn repair<S: HeaderStore + Clone>(
             return Err(Error::ChangedSinceRead);
         }
         let (view, after) = (ByteView::new(store), plan.header.to_bytes());
+        let changed = after != plan.before;
         for part in [0..SECTOR, SECTOR..HEADER_BYTES] {
             if after[part.clone()] != plan.before[part.clone()] {
                 view.write(Bytes::from_len(part.start), &after[part], false)?;
-                view.flush()?;
             }
+        }
+        if changed {
+            view.flush()?;
         }
     }
     if plan.half_removed.is_empty() {

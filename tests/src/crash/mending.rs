@@ -48,6 +48,19 @@ pub(super) fn named(disk: &MemDisk) -> Result<Vec<u32>, String> {
     Ok(look(disk)?.half_removed().iter().map(|id| id.0).collect())
 }
 
+/// A LUKS1 platter after a repair of its own.
+///
+/// # Errors
+/// Those of the repair.
+pub(super) fn repaired1(platter: &MemDisk) -> Result<MemDisk, String> {
+    let disk = Arc::new(platter.snapshot());
+    let (surroundings, limits) = (Surroundings::new(0), Limits::default());
+    let planned = luks::luks1::repair::plan(&disk, &limits).map_err(|error| format!("no plan: {error}"))?;
+    luks::luks1::repair::repair(&disk, &surroundings.env(), &limits, &planned)
+        .map_err(|error| format!("repair fails: {error}"))?;
+    Ok(disk.snapshot())
+}
+
 /// Looks at a platter with `check`, and has `repair` finish it. Hands back the disk after that.
 ///
 /// # Errors

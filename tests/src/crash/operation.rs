@@ -7,8 +7,8 @@ mod whole;
 
 use block::MemDisk;
 use luks::edit::{LastSlot, NewKeyslot};
-use luks::luks1::Luks1Container;
 use luks::luks1::format::format as format1;
+use luks::luks1::{self, Luks1Container};
 use luks::repair::{ForeignSignature, plan, repair};
 use luks::{Container, Error, KeyslotId, Limits, load_unlocked};
 
@@ -55,6 +55,8 @@ pub struct Operation {
     pub moves: bool,
     /// Passphrases that a cut may lose, as the operation says beforehand.
     pub at_risk: &'static [&'static str],
+    /// Whether the same again finishes it, whatever a cut left: it starts from a header that does not load.
+    pub repeatable: bool,
     /// Whether the header is kept aside first, as the format cannot make the operation atomic: then restoring that may be
     /// what brings the old state back.
     pub recovery: bool,
@@ -82,6 +84,7 @@ const fn on_both(name: &'static str, start: fn(&Surroundings) -> MemDisk, run: R
         may_be_nothing: false,
         moves: false,
         at_risk: &[],
+        repeatable: false,
         recovery: false,
     }
 }
@@ -94,6 +97,7 @@ pub fn operations() -> Vec<Operation> {
     all.extend(texts());
     all.extend(repairs());
     all.extend(luks1_keyslots());
+    all.extend(luks1_repairs());
     all.extend(slots::operations());
     all.extend(whole::operations());
     if let Ok(only) = std::env::var("LUKS_CRASH_ONLY") {
@@ -188,6 +192,35 @@ fn repairs() -> Vec<Operation> {
         repair("repair of the primary copy", sample::primary_broken),
         repair("repair of the secondary copy", sample::secondary_broken),
         repair("repair of a stale copy", sample::secondary_stale),
+        Operation {
+            start: sample::half_removed,
+            before: &[(0, "first")],
+            after: &[(0, "first")],
+            ..edit("repair that finishes a removal", |container, surroundings| {
+                container.finish_removals(&surroundings.env()).map(drop)
+            })
+        },
+    ]
+}
+
+fn luks1_repairs() -> Vec<Operation> {
+    let run: fn(&Store, &Surroundings) -> Result<(), Error> = |store, surroundings| {
+        let limits = Limits::default();
+        let planned = luks1::repair::plan(store, &limits)?;
+        luks1::repair::repair(store, &surroundings.env(), &limits, &planned)
+    };
+    vec![
+        Operation {
+            before: &[],
+            after: BOTH1,
+            repeatable: true,
+            ..on_both("LUKS1: repair of damaged fields", sample::damaged1, Run::Disk(run))
+        },
+        Operation {
+            before: &[(0, "first")],
+            after: &[(0, "first")],
+            ..on_both("LUKS1: repair that finishes a removal", sample::half_removed1, Run::Disk(run))
+        },
     ]
 }
 
@@ -231,6 +264,22 @@ fn luks1_keyslots() -> Vec<Operation> {
             ..edit1("LUKS1: change of the keyslot in two sectors", |container, surroundings| {
                 let (old, new) = (secret("other"), secret("second"));
                 container.keyslot_change(&surroundings.env(), &old, None, &new, &cheap()).map(drop)
+            })
+        },
+        Operation {
+            after: &[(0, "second"), (6, "other")],
+            at_risk: &["first", "second"],
+            ..edit1("LUKS1: keyslot change in place", |container, surroundings| {
+                let (old, new) = (secret("first"), secret("second"));
+                container.keyslot_change_in_place(&surroundings.env(), &old, None, &new, &cheap()).map(drop)
+            })
+        },
+        Operation {
+            after: &[(0, "first"), (6, "second")],
+            at_risk: &["other", "second"],
+            ..edit1("LUKS1: change in place of the keyslot in two sectors", |container, surroundings| {
+                let (old, new) = (secret("other"), secret("second"));
+                container.keyslot_change_in_place(&surroundings.env(), &old, None, &new, &cheap()).map(drop)
             })
         },
         edit1("LUKS1: uuid", |container, _| container.set_uuid("aaaaaaaa-bbbb-4ccc-8ddd-eeeeeeeeeeee")),

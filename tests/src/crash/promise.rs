@@ -15,7 +15,8 @@
 //! header: there a keyslot that stays may for a time be found under another number only ([`Operation::moves`]). A change in
 //! place puts its keyslot at risk and says so ([`Operation::at_risk`]); where it is dead then, nothing can tell. Where the format
 //! cannot be atomic at all, restoring the header that was kept aside gives the old state back, as long as it is not the new
-//! one ([`Operation::recovery`]).
+//! one ([`Operation::recovery`]). A repair of LUKS1 starts from a header that does not load; while that is so, the same again must
+//! give the new state ([`Operation::repeatable`]).
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation)]
 
 use block::fault::Recording;
@@ -162,6 +163,11 @@ impl Promise {
                 if progress == Progress::Broken && self.operation.may_be_nothing =>
             {
                 return Ok(Mended::default());
+            }
+            Err(Error::InvalidLuks1(_)) if progress == Progress::Broken && self.operation.repeatable => {
+                let again = mending::repaired1(platter)?;
+                let view = View::of(&again).map_err(|error| format!("after the same again: {error}"))?;
+                return self.is_new(&view).map(|()| Mended { copies: 1, ..Mended::default() });
             }
             Err(error) => return Err(format!("the header does not load: {error}")),
         };
@@ -319,7 +325,9 @@ impl Promise {
             }
             let mut now = vec![0; before.len()];
             platter.read_at(*offset, &mut now).unwrap();
-            if before.chunks(512).zip(now.chunks(512)).any(|(before, now)| before == now) {
+            // A sector of zeros is the mark of a removal that an earlier crash cut short.
+            let kept = |(before, now): (&[u8], &[u8])| before == now && before.iter().any(|byte| *byte != 0);
+            if before.chunks(512).zip(now.chunks(512)).any(kept) {
                 return Err(format!("the area at {} is forgotten and not wiped", offset.0));
             }
         }

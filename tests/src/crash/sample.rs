@@ -9,7 +9,7 @@ use luks::edit::NewKeyslot;
 use luks::format::{FormatParams, NewKdf, format};
 use luks::luks1::format::Luks1FormatParams;
 use luks::luks1::{self, Luks1Container};
-use luks::{Container, HashAlg, HeaderStore, KdfParams, Limits, UnlockRequest, VolumeKey};
+use luks::{Container, HashAlg, HeaderStore, KdfParams, KeyslotId, Limits, UnlockRequest, VolumeKey};
 use secret::Secret;
 use std::sync::Arc;
 
@@ -21,6 +21,10 @@ pub const SIZE: Bytes = Bytes(3 << 20);
 pub const COPY: u64 = 16 << 10;
 const BINARY: usize = 4096;
 const CHECKSUM: std::ops::Range<usize> = 0x1c0..0x200;
+/// Where the first keyslot of LUKS1 is described, how long each description is, and where in it the stripes stand.
+const LUKS1_SLOTS: u64 = 208;
+const LUKS1_SLOT: u64 = 48;
+const LUKS1_STRIPES: u64 = 44;
 /// The type of the token that nobody knows.
 pub const FOREIGN_TOKEN: &str = "nobody-knows";
 
@@ -131,6 +135,39 @@ pub fn plain1(surroundings: &Surroundings) -> MemDisk {
     let sixth = NewKeyslot { id: Some(luks::KeyslotId(6)), ..cheap() };
     container.keyslot_add(&surroundings.env(), &volume_key, &secret("other"), &sixth).unwrap();
     drop(container);
+    disk.snapshot()
+}
+
+/// The LUKS1 sample container with damage on both sides of the border between its two sectors: the stripes of keyslots 0 and 7.
+#[must_use]
+pub fn damaged1(surroundings: &Surroundings) -> MemDisk {
+    let disk = plain1(surroundings);
+    for slot in [0, 7] {
+        let field = LUKS1_SLOTS + slot * LUKS1_SLOT + LUKS1_STRIPES;
+        let mut sector = [0; 512];
+        disk.read_at(Bytes(field / 512 * 512), &mut sector).unwrap();
+        let at = (field % 512) as usize;
+        sector[at..at + 4].copy_from_slice(&4001_u32.to_be_bytes());
+        disk.write_at(Bytes(field / 512 * 512), &sector, false).unwrap();
+    }
+    disk
+}
+
+/// The LUKS1 sample container after a removal of keyslot 6 that was cut short.
+#[must_use]
+pub fn half_removed1(surroundings: &Surroundings) -> MemDisk {
+    let disk = Arc::new(plain1(surroundings));
+    let header = open1(&disk).header().clone();
+    disk.write_at(header.material_offset(&header.slots[6]), &[0; 512], false).unwrap();
+    disk.snapshot()
+}
+
+/// The sample container after a removal of keyslot 1 that was cut short.
+#[must_use]
+pub fn half_removed(surroundings: &Surroundings) -> MemDisk {
+    let disk = Arc::new(plain(surroundings));
+    let offset = open(&disk).header().metadata().keyslots.get(KeyslotId(1)).unwrap().area.offset;
+    disk.write_at(offset, &[0; 512], false).unwrap();
     disk.snapshot()
 }
 
