@@ -109,6 +109,9 @@ fn check(request: &Request, agreed: &Agreed, buffer_bytes: usize) -> Result<(), 
     if command.writes() && agreed.disk.is_read_only() {
         return Err(NbdError::Perm);
     }
+    if command == Command::Trim && !agreed.disk.trims() {
+        return Err(NbdError::Inval);
+    }
     if request.len_bytes == 0 || command == Command::BlockStatus && !agreed.allocation {
         return Err(NbdError::Inval);
     }

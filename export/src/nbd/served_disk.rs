@@ -2,7 +2,8 @@
 //!
 //! * Any byte range may be asked for: [`ByteView`] does what the blocks of the disk demand.
 //! * Zeros are written through the disk, never punched: below a cipher a hole would come back as noise.
-//! * A trim is a hint: a disk that gives nothing up keeps its bytes, and the answer is success.
+//! * A trim is a hint, and announced only where the disk gives something up. Who is told that it may be asked for takes its success
+//!   for more: nbdfuse punches holes by it, and a loop device above believes that they read as zeros.
 //! * After a failed flush every later write and flush is an I/O error until the export is served anew: what was lost must not
 //!   be declared safe by the next flush.
 
@@ -22,6 +23,8 @@ const PREFERRED_BYTES: (u32, u32) = (4096, 64 << 10);
 pub(super) struct ServedDisk {
     view: ByteView<Arc<dyn BlockIo>>,
     read_only: bool,
+    /// The disk gives up what is trimmed.
+    trims: bool,
     /// A flush failed.
     failed: AtomicBool,
 }
@@ -29,7 +32,10 @@ pub(super) struct ServedDisk {
 impl ServedDisk {
     pub(super) fn new(disk: Arc<dyn BlockIo>, read_only: bool) -> ServedDisk {
         let read_only = read_only || disk.geometry().read_only;
-        ServedDisk { view: ByteView::new(disk), read_only, failed: AtomicBool::new(false) }
+        // Nothing at all is discarded here: what counts is whether the disk knows the word.
+        let refused = disk.discard(Bytes::ZERO, Bytes::ZERO).err();
+        let trims = !read_only && refused.is_none_or(|error| error.kind != BlockErrorKind::Unsupported);
+        ServedDisk { view: ByteView::new(disk), read_only, trims, failed: AtomicBool::new(false) }
     }
 
     /// Size now; a client is told it once, when it connects.
@@ -47,12 +53,20 @@ impl ServedDisk {
         self.read_only
     }
 
+    /// Whether a TRIM may be asked for.
+    pub(super) fn trims(&self) -> bool {
+        self.trims
+    }
+
     /// Transmission flags for a client that can (or cannot) take structured replies.
     pub(super) fn flags(&self, structured: bool) -> u16 {
         use transmission::*;
         // A flush covers what was completed on any thread, so on any connection.
         let mut flags = HAS_FLAGS | SEND_FLUSH | SEND_FUA | CAN_MULTI_CONN;
-        flags |= if self.read_only { READ_ONLY } else { SEND_TRIM | SEND_WRITE_ZEROES | SEND_FAST_ZERO };
+        flags |= if self.read_only { READ_ONLY } else { SEND_WRITE_ZEROES | SEND_FAST_ZERO };
+        if self.trims {
+            flags |= SEND_TRIM;
+        }
         if structured {
             flags |= SEND_DF;
         }
@@ -197,16 +211,27 @@ mod tests {
     #[test]
     fn a_trim_gives_up_whole_blocks_only_and_is_a_hint() {
         let (disk, served) = served(FaultDisk::new(MemDisk::new(Bytes(1 << 20))));
+        let before = disk.counts().discards;
+        assert!(served.trims() && served.flags(false) & transmission::SEND_TRIM != 0);
         served.write(0, &[7; 4096], false).unwrap();
         served.trim(100, 1000).unwrap();
         served.trim(0, 511).unwrap();
         let mut there = [1; 4096];
         served.read(0, &mut there).unwrap();
         assert!(there[..512] == [7; 512] && there[512..1024] == [0; 512] && there[1024] == 7);
-        assert_eq!(disk.counts().discards, 1);
+        assert_eq!(disk.counts().discards - before, 1);
         disk.fail_from(Op::Discard, 1, BlockErrorKind::Unsupported);
         served.trim(0, 4096).unwrap();
         served.read(0, &mut there).unwrap();
         assert_eq!(there[0], 7);
+    }
+
+    #[test]
+    fn a_disk_that_gives_nothing_up_announces_no_trim() {
+        let disk = FaultDisk::new(MemDisk::new(Bytes(1 << 20)));
+        disk.fail_from(Op::Discard, 1, BlockErrorKind::Unsupported);
+        let (_, served) = served(disk);
+        assert!(!served.trims() && served.flags(true) & transmission::SEND_TRIM == 0);
+        assert_ne!(served.flags(true) & transmission::SEND_WRITE_ZEROES, 0);
     }
 }
