@@ -16,8 +16,10 @@ pub mod leftovers;
 pub mod memory;
 pub mod random;
 pub mod rig;
+pub mod served;
 pub mod skip;
 pub mod tracer;
+pub mod user_space;
 pub mod vm;
 pub mod write_log;
 

@@ -5,22 +5,37 @@
 #[derive(Debug)]
 pub struct Random(u64);
 
+/// `LUKS_SEED`, or else a fresh seed; `what` is printed with it.
+///
+/// # Panics
+/// If `LUKS_SEED` is no number, or the kernel has no randomness.
+#[must_use]
+pub fn seed(what: &str) -> u64 {
+    let seed = match std::env::var("LUKS_SEED") {
+        Ok(text) => text.parse().unwrap(),
+        Err(_) => {
+            let mut bytes = [0; 4];
+            getrandom::fill(&mut bytes).unwrap();
+            u64::from(u32::from_le_bytes(bytes))
+        }
+    };
+    eprintln!("{what}: LUKS_SEED={seed}");
+    seed
+}
+
 impl Random {
     /// From `LUKS_SEED`, or else a fresh seed; `what` is printed with it.
     ///
     /// # Panics
-    /// If `LUKS_SEED` is no number, or the kernel has no randomness.
+    /// As [`seed`].
     #[must_use]
     pub fn seeded(what: &str) -> Random {
-        let seed = match std::env::var("LUKS_SEED") {
-            Ok(text) => text.parse().unwrap(),
-            Err(_) => {
-                let mut bytes = [0; 4];
-                getrandom::fill(&mut bytes).unwrap();
-                u64::from(u32::from_le_bytes(bytes))
-            }
-        };
-        eprintln!("{what}: LUKS_SEED={seed}");
+        Random::from_seed(seed(what))
+    }
+
+    /// The sequence of `seed`.
+    #[must_use]
+    pub fn from_seed(seed: u64) -> Random {
         Random(seed)
     }
 

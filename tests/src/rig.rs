@@ -25,6 +25,13 @@ impl Rig {
         Rig { folder }
     }
 
+    /// Leaves the folder where it is, for whoever looks into a failure, and says where that is.
+    #[must_use]
+    pub fn keep(&mut self) -> PathBuf {
+        self.folder.disable_cleanup(true);
+        self.folder.path().to_path_buf()
+    }
+
     /// A path in the rig's folder.
     #[must_use]
     pub fn path(&self, relative: &str) -> PathBuf {
@@ -106,6 +113,20 @@ fn unmount_below(folder: &Path) {
     for point in points.iter().rev() {
         let unmounted = Command::new("umount").arg("-l").arg(point).output();
         eprintln!("the rig unmounted {}: {:?}", point.display(), unmounted.map(|output| output.status));
+    }
+}
+
+/// Unmounts whatever is mounted from `device`.
+pub fn unmount_device(device: &Path) {
+    let table = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    for line in table.lines() {
+        let mut fields = line.split(' ');
+        if fields.next().map(Path::new) == Some(device)
+            && let Some(point) = fields.next()
+        {
+            let unmounted = Command::new("umount").arg("-l").arg(point).output();
+            eprintln!("the rig unmounted {point}: {:?}", unmounted.map(|output| output.status));
+        }
     }
 }
 

@@ -7,7 +7,7 @@
 //! `LUKS_POWER_CUTS` sets the number of cuts, `LUKS_POWER_CUT_SEED` the seed; a failure prints both.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr)]
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,10 +15,10 @@ use std::time::Duration;
 
 use block::fault::PowerCutDisk;
 use block::{BlockIo, Bytes, MemDisk};
-use export::fuse::{FuseExport, FuseOptions, serve};
 use promises::Rig;
 use promises::ledger::{Ledger, check, write_version};
 use promises::rig::{run, succeed};
+use promises::served::Served;
 use promises::skip::{needs_fuse, needs_programs, needs_root};
 
 const IMAGE_SIZE: &str = "64M";
@@ -42,26 +42,6 @@ impl Random {
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
         mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
         mixed ^ (mixed >> 31)
-    }
-}
-
-/// A disk served as a file by our FUSE, and the folder it is mounted on.
-struct Served {
-    export: FuseExport,
-    file: PathBuf,
-}
-
-impl Served {
-    fn new<B: BlockIo + 'static>(disk: Arc<B>, folder: &Path) -> Served {
-        std::fs::create_dir_all(folder).unwrap();
-        let options = FuseOptions { file_name: "disk.img".into(), threads: 4, ..FuseOptions::default() };
-        let export = serve(disk, folder, &options).unwrap();
-        let file = export.file_path().to_owned();
-        Served { export, file }
-    }
-
-    fn end(self) {
-        self.export.unmount_within(Duration::from_secs(10)).unwrap();
     }
 }
 
