@@ -4,6 +4,9 @@ SHELL := /bin/bash
 PREFIX ?= /usr/local
 DESTDIR ?=
 FUZZ_SECONDS ?= 120
+FIO_SECONDS ?= 600
+POSTGRES_CUTS ?= 50
+POSTGRES_KILLS ?= 20
 TARGET_DIR := $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),target)
 RELEASE := $(TARGET_DIR)/release
 MAN := $(DESTDIR)$(PREFIX)/share/man/man1
@@ -16,7 +19,7 @@ export PATH := $(HOME)/.cargo/bin:$(PATH):/usr/local/sbin:/usr/sbin:/sbin
 
 LIBRARIES := -p secret -p block -p dmcrypt -p luks -p export -p dmsetup -p session
 
-.PHONY: help build demo test test-crash test-vm test-vm-full install fuzz asan timing bench-crypto bench-copy bench-unlock deny doc clean
+.PHONY: help build demo test test-crash test-postgres test-fio test-vm test-vm-full install fuzz asan timing bench-crypto bench-copy bench-unlock deny doc clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -36,6 +39,17 @@ test-crash: ## the whole crash campaign: every cut and error of every header ope
 	tests/setup test
 	cargo build -p luksctl
 	LUKS_CRASH_WHOLE=1 env --default-signal cargo test -p promises --test header_crash --test two_tools -- --nocapture --test-threads 1
+
+test-postgres: ## PostgreSQL on an encrypted disk, 50 power cuts and 20 server kills for each backend; half an hour
+	tests/setup postgres
+	cargo build -p luksctl
+	LUKS_POSTGRES_CUTS=$(POSTGRES_CUTS) LUKS_POSTGRES_KILLS=$(POSTGRES_KILLS) \
+		env --default-signal cargo test -p promises --test postgres -- --nocapture --test-threads 1
+
+test-fio: ## fio with verify=crc32c over each user-space backend, FIO_SECONDS each
+	tests/setup test
+	cargo build -p luksctl
+	LUKS_FIO_SECONDS=$(FIO_SECONDS) env --default-signal cargo test -p promises --test fio -- --nocapture --test-threads 1
 
 test-vm: ## luksctl on a stock kernel, in a virtual machine; part of test
 	tests/setup vm
