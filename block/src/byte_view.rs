@@ -5,6 +5,8 @@
 //! read never sees a block half written back, all by claims on ranges ([`crate::range_lock`]). That holds among users of
 //! one view: a disk must not be written through two of them.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use crate::range_lock::{Claim, RangeLock, write_claims};
 use crate::{BlockError, BlockErrorKind, BlockIo, BufferPool, Bytes};
 
@@ -16,6 +18,10 @@ const BUFFER_BYTES: usize = 64 << 10;
 /// Reads and writes any byte range of a disk.
 pub struct ByteView<D: BlockIo> {
     disk: D,
+    /// Asked for once: it never changes while a disk is open.
+    block_bytes: u64,
+    /// Size when it was last asked for. Asking may be a system call, so it is done again only for what lies behind it.
+    size_seen: AtomicU64,
     ranges: RangeLock,
     buffers: BufferPool,
 }
@@ -46,7 +52,14 @@ impl Cut {
 impl<D: BlockIo> ByteView<D> {
     /// A view of `disk`, which nobody else writes from now on.
     pub fn new(disk: D) -> ByteView<D> {
-        ByteView { disk, ranges: RangeLock::default(), buffers: BufferPool::new(BUFFER_BYTES) }
+        let block_bytes = u64::from(disk.geometry().logical_block.max(1));
+        ByteView {
+            disk,
+            block_bytes,
+            size_seen: AtomicU64::new(0),
+            ranges: RangeLock::default(),
+            buffers: BufferPool::new(BUFFER_BYTES),
+        }
     }
 
     /// The disk below.
@@ -61,14 +74,28 @@ impl<D: BlockIo> ByteView<D> {
 
     /// How many bytes there are: the whole blocks of the disk.
     pub fn size(&self) -> Bytes {
-        let geometry = self.disk.geometry();
-        geometry.size.round_down(Bytes(u64::from(geometry.logical_block)))
+        let size = self.disk.geometry().size.round_down(Bytes(self.block_bytes));
+        self.size_seen.store(size.0, Ordering::Relaxed);
+        size
+    }
+
+    /// How much of the range there is, without asking the disk for what was there when it was asked last. Of a disk that has
+    /// shrunk since, the disk itself says so.
+    pub fn room(&self, offset: Bytes, len_bytes: u64) -> u64 {
+        let within = |size: u64| size.saturating_sub(offset.0).min(len_bytes);
+        match within(self.size_seen.load(Ordering::Relaxed)) {
+            all if all == len_bytes => all,
+            _ => within(self.size().0),
+        }
     }
 
     fn check(&self, op: &'static str, offset: Bytes, len_bytes: u64) -> Result<u64, BlockError> {
-        let geometry = self.disk.geometry();
-        geometry.check_range(op, offset, len_bytes)?;
-        Ok(u64::from(geometry.logical_block.max(1)))
+        // Of a change the disk is always asked: of a file that somebody made shorter meanwhile, a write would make it longer again.
+        // A read finds out by itself.
+        if op != "read" || self.room(offset, len_bytes) < len_bytes {
+            self.disk.geometry().check_range(op, offset, len_bytes)?;
+        }
+        Ok(self.block_bytes)
     }
 
     /// Fills all of `buf` from byte `offset`.

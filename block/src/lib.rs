@@ -30,8 +30,8 @@ pub use io::{BlockIo, Geometry};
 pub use lock::{LockError, MetadataLock, UseLock};
 pub use memory::MemDisk;
 pub use queue::{
-    BlockQueue, Completion, FileQueue, Full, IoBuf, IoUringQueue, LARGE_BUFFER_BYTES, PreadQueue, QueueOp,
-    SMALL_BUFFER_BYTES, Waker,
+    BlockQueue, Completion, FileQueue, Full, IoBuf, IoUringQueue, LARGE_BUFFER_BYTES, PreadBecause, PreadQueue,
+    QueueOp, SMALL_BUFFER_BYTES, Waker,
 };
 pub use units::{Bytes, SECTOR_BYTES, Sectors};
 pub use window::Window;

@@ -1,6 +1,7 @@
 //! [`BlockQueue`]: block I/O by submission and completion, for the one thread that owns a request from arrival to reply.
 //!
-//! * [`IoUringQueue`] works on a file or a block device: one ring per queue. [`FileQueue::open`] takes it where it can.
+//! * [`IoUringQueue`] works on a file or a block device: one ring per queue. [`FileQueue::open`] takes it for direct I/O, where
+//!   it can: through the page cache pread is faster.
 //! * [`PreadQueue`] works over any [`crate::BlockIo`]: one blocking call per operation, on the thread that calls
 //!   [`BlockQueue::complete`].
 //!
@@ -42,7 +43,7 @@ use std::os::fd::BorrowedFd;
 
 pub use buffers::{IoBuf, LARGE_BUFFER_BYTES, SMALL_BUFFER_BYTES};
 pub use pread::PreadQueue;
-pub use uring::{FileQueue, IoUringQueue};
+pub use uring::{FileQueue, IoUringQueue, PreadBecause};
 pub use wake::Waker;
 
 /// One operation, which owns its buffer.

@@ -371,13 +371,32 @@ fn ring(disk: &FileDisk, depth: usize) -> Option<IoUringQueue> {
     let opened = FileQueue::open(disk.clone(), depth).unwrap();
     match (IoUringQueue::new(disk.clone(), depth), opened.pread_because) {
         (Ok(queue), None) => Some(queue),
-        (Err(why), Some(same)) => {
+        (Ok(queue), Some(PreadBecause::PageCache)) if !disk.is_direct() => Some(queue),
+        (Err(why), Some(because)) => {
             println!("no ring here: {why}");
-            assert!(same.source.is_some() && same.op.starts_with("io_uring"), "{same}");
+            match because {
+                PreadBecause::PageCache => assert!(!disk.is_direct()),
+                PreadBecause::NoRing(same) => {
+                    assert!(disk.is_direct() && same.source.is_some() && same.op.starts_with("io_uring"), "{same}");
+                }
+            }
             None
         }
         (made, because) => panic!("{} but {because:?}", made.is_ok()),
     }
+}
+
+#[test]
+fn through_the_page_cache_no_ring_is_taken() {
+    let (_file, disk) = file_disk(Direct::Never);
+    let opened = FileQueue::open(disk, 4).unwrap();
+    let because = opened.pread_because.unwrap();
+    assert!(matches!(because, PreadBecause::PageCache), "{because}");
+    let mut queue = opened.queue;
+    let buf = queue.buffer(BLOCK);
+    queue.submit(7, QueueOp::Write { offset: Bytes::ZERO, buf, fua: false }).unwrap();
+    let done = queue.complete().unwrap();
+    assert_eq!((done.tag, done.result.is_ok()), (7, true));
 }
 
 #[test]

@@ -4,7 +4,8 @@
 //! Short reads and writes are continued; what the kernel interrupts or has no resources for is begun again, by a worker thread.
 //! Small buffers are registered with the ring as far as a quarter of the lockable memory allows (`RLIMIT_MEMLOCK`).
 //!
-//! [`FileQueue::open`] takes a [`PreadQueue`] where the kernel forbids a ring (seccomp, `kernel.io_uring_disabled`), and says why.
+//! [`FileQueue::open`] takes a [`PreadQueue`] where a ring would be slower, on a file through the page cache, and where the kernel
+//! forbids one (seccomp, `kernel.io_uring_disabled`), and says why.
 
 use super::buffers::{BufferStore, SMALL_BUFFER_BYTES};
 use super::ring::{Flight, Reaped, Ring};
@@ -14,6 +15,7 @@ use crate::{BlockError, BlockErrorKind, BlockIo, Bytes, FileDisk, Geometry};
 use rustix::io::Errno;
 use rustix::process::{Resource, getrlimit};
 use std::collections::VecDeque;
+use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
@@ -206,24 +208,49 @@ impl BlockQueue for IoUringQueue {
     }
 }
 
+/// Why a queue works with pread and pwrite.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum PreadBecause {
+    /// The disk is not direct. What is in the page cache is copied at once by pread, on the core that has asked; a ring copies
+    /// it too, but hands what it does not find, and every write to tmpfs, to a worker thread of the kernel (`docs/performance.md`).
+    PageCache,
+    /// What the kernel said to a ring.
+    NoRing(BlockError),
+}
+
+impl fmt::Display for PreadBecause {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            PreadBecause::PageCache => out.write_str("the disk is used through the page cache"),
+            PreadBecause::NoRing(why) => write!(out, "the kernel gives no ring: {why}"),
+        }
+    }
+}
+
 /// The best queue that this system allows on one file.
 pub struct FileQueue {
     /// The queue.
     pub queue: Box<dyn BlockQueue + Send>,
-    /// Why it is a [`PreadQueue`], if it is one: what the kernel said to a ring.
-    pub pread_because: Option<BlockError>,
+    /// Why it is a [`PreadQueue`], if it is one.
+    pub pread_because: Option<PreadBecause>,
 }
 
 impl FileQueue {
-    /// An [`IoUringQueue`] on `disk`, or a [`PreadQueue`] where the kernel gives no ring.
+    /// An [`IoUringQueue`] on a direct `disk`, or a [`PreadQueue`] where it is not direct or the kernel gives no ring.
     ///
     /// # Errors
     /// What the system says when it has no descriptor to spare.
     pub fn open(disk: FileDisk, depth: usize) -> Result<FileQueue, BlockError> {
-        match IoUringQueue::new(disk.clone(), depth) {
-            Ok(queue) => Ok(FileQueue { queue: Box::new(queue), pread_because: None }),
-            Err(why) => Ok(FileQueue { queue: Box::new(PreadQueue::new(disk, depth)?), pread_because: Some(why) }),
-        }
+        let because = if disk.is_direct() {
+            match IoUringQueue::new(disk.clone(), depth) {
+                Ok(queue) => return Ok(FileQueue { queue: Box::new(queue), pread_because: None }),
+                Err(why) => PreadBecause::NoRing(why),
+            }
+        } else {
+            PreadBecause::PageCache
+        };
+        Ok(FileQueue { queue: Box::new(PreadQueue::new(disk, depth)?), pread_because: Some(because) })
     }
 }
 
