@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use block::{BlockError, BlockIo, BufferPool, ByteView, Bytes};
+use block::{BlockError, BlockErrorKind, BlockIo, BufferPool, ByteView, Bytes};
 use fuser::Errno;
 
 use super::PunchHole;
@@ -80,7 +80,7 @@ impl<B: BlockIo> DiskFile<B> {
         size_bytes: u32,
         pass_on: impl FnOnce(Result<&[u8], Errno>) -> R,
     ) -> R {
-        let there = self.size_bytes().saturating_sub(offset_bytes).min(u64::from(size_bytes.min(MAX_REQUEST_BYTES)));
+        let there = self.view.room(Bytes(offset_bytes), u64::from(size_bytes.min(MAX_REQUEST_BYTES)));
         let Ok(len_bytes) = usize::try_from(there) else {
             return pass_on(Err(Errno::EINVAL));
         };
@@ -97,7 +97,7 @@ impl<B: BlockIo> DiskFile<B> {
         if self.read_only {
             return Err(Errno::EROFS);
         }
-        let room = self.size_bytes().saturating_sub(offset_bytes);
+        let room = self.view.room(Bytes(offset_bytes), data.len() as u64);
         let fits = usize::try_from(room).map_or(data.len(), |room| room.min(data.len()));
         if fits == 0 && !data.is_empty() {
             return Err(Errno::ENOSPC);
@@ -163,5 +163,9 @@ impl<B: BlockIo> DiskFile<B> {
 /// The disk's error as the program above sees it; the log gets the whole of it.
 pub(super) fn told(error: &BlockError) -> Errno {
     log::debug!("{error}");
-    Errno::from_i32(error.kind.errno())
+    match error.kind {
+        // No request goes behind the size that was told: the disk has become shorter than that, and what lay there is lost.
+        BlockErrorKind::OutOfRange => Errno::EIO,
+        kind => Errno::from_i32(kind.errno()),
+    }
 }

@@ -318,6 +318,33 @@ fn refused_holes_leave_the_bytes_alone_and_zero_range_still_works() {
 }
 
 #[test]
+fn an_image_that_shrinks_is_an_error_and_one_that_grows_is_there() {
+    let image = tempfile::NamedTempFile::new().unwrap();
+    image.as_file().set_len(4 * 4096).unwrap();
+    let disk = Arc::new(block::FileDisk::open(image.path(), &block::OpenMode::default()).unwrap());
+    let test = "an_image_that_shrinks_is_an_error_and_one_that_grows_is_there";
+    let Some(rig) = mounted(test, &disk, |_| ()) else { return };
+    let file = rig.open();
+    let mut seen = [0; 4096];
+    file.write_all_at(&[1; 4096], 3 * 4096).unwrap();
+    image.as_file().set_len(2 * 4096).unwrap();
+    // Not the end of the file, which a reader would take for less data.
+    assert_eq!(errno(&file.read_at(&mut seen, 3 * 4096).unwrap_err()), Errno::IO);
+    assert_eq!(errno(&file.write_at(&[2; 4096], 3 * 4096).unwrap_err()), Errno::IO);
+    assert_eq!(image.as_file().metadata().unwrap().len(), 2 * 4096, "a write made the image longer");
+    file.write_all_at(&[3; 4096], 4096).unwrap();
+
+    image.as_file().set_len(6 * 4096).unwrap();
+    assert_eq!(file.metadata().unwrap().len(), 6 * 4096);
+    file.write_all_at(&[4; 4096], 5 * 4096).unwrap();
+    file.read_exact_at(&mut seen, 5 * 4096).unwrap();
+    assert_eq!(seen, [4; 4096]);
+    assert_eq!(file.read_at(&mut seen, 6 * 4096).unwrap(), 0);
+    drop(file);
+    rig.end();
+}
+
+#[test]
 fn a_blocked_disk_blocks_nobody_who_does_not_need_it() {
     let disk = Probe::new();
     let test = "a_blocked_disk_blocks_nobody_who_does_not_need_it";

@@ -2,6 +2,9 @@
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+static ALL: AtomicU64 = AtomicU64::new(0);
 
 thread_local! {
     static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
@@ -11,11 +14,19 @@ thread_local! {
 pub(crate) struct Counting;
 
 /// How often the calling thread has allocated, or made an allocation longer.
+#[allow(dead_code, reason = "not every test that counts has only one thread")]
 pub(crate) fn of_this_thread() -> u64 {
     ALLOCATIONS.with(Cell::get)
 }
 
+/// How often all threads of the process have.
+#[allow(dead_code, reason = "not every test that counts has threads")]
+pub(crate) fn of_all_threads() -> u64 {
+    ALL.load(Ordering::SeqCst)
+}
+
 fn count() {
+    ALL.fetch_add(1, Ordering::SeqCst);
     // A thread that is ending has no counter any more.
     let _ = ALLOCATIONS.try_with(|allocations| allocations.set(allocations.get() + 1));
 }
