@@ -11,9 +11,9 @@ use std::time::Duration;
 
 use block::BlockIo;
 
-use crate::Failure;
 use crate::choice::ServedBy;
 use crate::run_dir::Entry;
+use crate::{Failure, FailureKind};
 use fuse::FuseBackend;
 use nbd::NbdBackend;
 
@@ -87,6 +87,14 @@ impl Backend {
         match self {
             Backend::Fuse(backend) => backend.users(),
             Backend::Nbd(backend) => backend.users(),
+        }
+    }
+
+    /// The disk has grown: the device tells its users.
+    pub(crate) fn resized(&self) -> Result<(), Failure> {
+        match self {
+            Backend::Fuse(backend) => backend.resized(),
+            Backend::Nbd(_) => Err(Failure::new(FailureKind::Size, "NBD has no way to tell its clients a new size")),
         }
     }
 

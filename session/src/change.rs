@@ -1,14 +1,22 @@
 //! Changing an open volume: the flags of its mapping, its size. What a backend cannot change is refused by name.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use block::Bytes;
 use secret::KeyProvider;
 use serde::Serialize;
 
+use crate::choice::NBD;
 use crate::lookup::{OpenVolume, open_volume, served_by};
+use crate::policy::PolicyOrder;
+use crate::protocol::{Reply, Request, ResizeOrder};
 use crate::run_dir::{Entry, RunDir};
+use crate::suspend::{connect, unexpected};
 use crate::{MappingFlags, SessionError, kernel};
+
+/// A loop device is told of its size once the requests inside have ended.
+const RESIZE_WAIT: Duration = Duration::from_secs(300);
 
 /// How an open volume is unlocked again.
 #[derive(Clone, Debug)]
@@ -68,11 +76,12 @@ pub fn refresh(
     }
 }
 
-/// Makes the mapping `name` as long as its image, or `size`; `keys` is asked for its passphrase. I/O waits meanwhile.
+/// Makes the volume `name` as long as its image, or a mapping `size` long; `keys` is asked for the passphrase of a mapping. I/O
+/// waits meanwhile. A server has the key, and serves all that the image has room for: `size` can only say what is expected.
 ///
 /// # Errors
-/// [`SessionError`]; the mapping goes on as it was then. An image that is shorter than the mapping is refused unless a size
-/// is given.
+/// [`SessionError`]; the volume goes on as it was then. An image that is shorter than the volume is refused, for a mapping
+/// unless a size is given. [`SessionError::NotOnBackend`] for NBD, whose clients cannot be told.
 pub fn resize(
     run: &RunDir,
     name: &str,
@@ -82,7 +91,25 @@ pub fn resize(
 ) -> Result<ResizeReport, SessionError> {
     match open_volume(run, name)? {
         OpenVolume::Mapped(subject) => kernel::resize(&subject, size, again, keys),
-        OpenVolume::Served(entry) => Err(not_on_server(&entry, "resize")),
+        OpenVolume::Served(entry) => resize_served(&entry, size, again),
+    }
+}
+
+fn resize_served(entry: &Entry, size: Option<Bytes>, again: &UnlockAgain) -> Result<ResizeReport, SessionError> {
+    if served_by(entry) == NBD {
+        return Err(not_on_server(entry, "resize"));
+    }
+    if let Some(what) = again.option_in_use() {
+        return Err(not_on_server(entry, what));
+    }
+    let order =
+        ResizeOrder { size_bytes: size.map(|size| size.0), policy: again.policy.as_ref().map(PolicyOrder::from) };
+    let mut client = connect(entry)?;
+    match client.call(Request::Resize(Box::new(order)), None, RESIZE_WAIT)? {
+        Reply::Resized { size_bytes, was_bytes } => {
+            Ok(ResizeReport { name: entry.name.to_string(), size_bytes, was_bytes })
+        }
+        other => Err(unexpected(entry, &other)),
     }
 }
 

@@ -3,10 +3,12 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use block::{Direct, FileDisk, LockError, OpenMode, UseLock};
+use block::{BlockIo as _, Bytes, Direct, FileDisk, LockError, OpenMode, UseLock};
 use luks::metadata::segment::{CryptSegment, Segment};
 use luks::metadata::{KeyslotId, SegmentId};
-use luks::{AnyContainer, Error, Limits, Policy, Purpose, SegmentMap, UnlockRequest, Version, Volume, VolumeKey};
+use luks::{
+    AnyContainer, Error, Limits, Policy, Purpose, SegmentMap, SegmentSize, UnlockRequest, Version, Volume, VolumeKey,
+};
 #[cfg(feature = "loop")]
 use secret::KeyProvider;
 use secret::Secret;
@@ -186,11 +188,7 @@ impl Opened {
     /// Unlocks the suspended volume again, if the header still is that of this volume, and lets I/O go on. The policy that it
     /// was opened under holds, and besides it `policy`.
     pub(crate) fn resume(&self, passphrase: Secret, policy: Option<&Policy>) -> Result<(), Failure> {
-        let container = container(&self.order, &self.data)?;
-        if let Some(policy) = policy {
-            let checked = policy.check_any(&container.header());
-            checked.map_err(|error| failure(container.store().path(), &error))?;
-        }
+        let container = self.container_under(policy)?;
         let (map, mark, _) = on_scrubbed_thread(|| {
             let unlocked = unlock(&container, Proof::Passphrase { keyslot: None }, &passphrase)?;
             drop(passphrase);
@@ -202,6 +200,29 @@ impl Opened {
         }
         self.volume.resume(map);
         Ok(())
+    }
+
+    /// The header as it lies there now, if the policy that the volume was opened under accepts it, and `policy`.
+    fn container_under(&self, policy: Option<&Policy>) -> Result<FileContainer, Failure> {
+        let container = container(&self.order, &self.data)?;
+        if let Some(policy) = policy {
+            let checked = policy.check_any(&container.header());
+            checked.map_err(|error| failure(container.store().path(), &error))?;
+        }
+        Ok(container)
+    }
+
+    /// How long the volume may become on its image as it is now, unless its header fixes its size or `policy` does not accept
+    /// that header any more.
+    pub(crate) fn room(&self, policy: Option<&Policy>) -> Result<Bytes, Failure> {
+        if policy.is_some() {
+            self.container_under(policy)?;
+        }
+        let last = self.mark.segments.last().map(|(_, segment)| &segment.size);
+        if let Some(SegmentSize::Fixed(fixed)) = last {
+            return Err(Failure::new(FailureKind::Image, format!("its header gives it a fixed size of {fixed}")));
+        }
+        Ok(self.volume.geometry().size)
     }
 }
 

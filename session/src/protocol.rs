@@ -41,6 +41,8 @@ pub(crate) enum Request {
     ResumeUnder {
         policy: Box<PolicyOrder>,
     },
+    /// Make the device as long as the image has become.
+    Resize(Box<ResizeOrder>),
     /// Flush, take the device away, wipe, end.
     Stop,
 }
@@ -63,6 +65,15 @@ pub(crate) struct UnlockOrder {
     pub(crate) no_loop: bool,
     pub(crate) limits: LimitsOrder,
     pub(crate) policy: PolicyOrder,
+}
+
+/// What an open volume is resized to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ResizeOrder {
+    /// The size that is expected; `None` for whatever the image has room for.
+    pub(crate) size_bytes: Option<u64>,
+    /// What the header may be, besides the policy that it was opened under.
+    pub(crate) policy: Option<PolicyOrder>,
 }
 
 /// The bounds of `luks::Limits` that concern an unlock.
@@ -118,6 +129,10 @@ pub(crate) enum Reply {
     Opened(Box<OpenReport>),
     Status(Box<Status>),
     Done,
+    Resized {
+        size_bytes: u64,
+        was_bytes: u64,
+    },
     /// Everything is closed. `lost` says what did not reach the image.
     Stopped {
         lost: Option<String>,

@@ -311,6 +311,9 @@ fn answer(server: &VolumeServer, wire: &Wire, request: Request, secret: Option<s
             server.resume(secret, Some(&Policy::from(&*policy))).map(|()| Reply::Done)
         }
         (Request::Unlock(_) | Request::Resume | Request::ResumeUnder { .. }, None) => Err(needs_secret()),
+        (Request::Resize(order), _) => {
+            server.resize(&order).map(|(size_bytes, was_bytes)| Reply::Resized { size_bytes, was_bytes })
+        }
         (Request::Suspend, _) => server.suspend().map(|()| Reply::Done),
         (Request::Stop, _) => server.stop().map(|lost| Reply::Stopped { lost }),
     };

@@ -71,7 +71,7 @@ pub fn resume(run: &RunDir, name: &str, passphrase: &Secret, again: &UnlockAgain
     }
 }
 
-fn connect(entry: &Entry) -> Result<Client, SessionError> {
+pub(crate) fn connect(entry: &Entry) -> Result<Client, SessionError> {
     match liveness(entry)? {
         Liveness::Absent => Err(SessionError::NotOpen { name: entry.name.to_string() }),
         Liveness::Dead => {
@@ -84,8 +84,12 @@ fn connect(entry: &Entry) -> Result<Client, SessionError> {
 fn expect_done(entry: &Entry, reply: Reply) -> Result<(), SessionError> {
     match reply {
         Reply::Done => Ok(()),
-        other => Err(SessionError::Protocol { name: entry.name.to_string(), what: format!("unexpected {other:?}") }),
+        other => Err(unexpected(entry, &other)),
     }
+}
+
+pub(crate) fn unexpected(entry: &Entry, reply: &Reply) -> SessionError {
+    SessionError::Protocol { name: entry.name.to_string(), what: format!("unexpected {reply:?}") }
 }
 
 /// Writes back what the kernel caches for the file system on `point`; see [`sync_device`].

@@ -12,14 +12,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError, Weak};
 use std::thread::sleep;
 use std::time::{Duration, Instant, SystemTime};
 
-use block::{BlockIo as _, FileDisk};
+use block::{BlockIo as _, Bytes, FileDisk};
 use luks::{Policy, Volume};
 use rustix::event::{EventfdFlags, eventfd};
 use secret::Secret;
 
 use crate::backend::{Backend, BackendOptions};
 use crate::container::{Opened, Prepared, Proof};
-use crate::protocol::UnlockOrder;
+use crate::protocol::{ResizeOrder, UnlockOrder};
 use crate::registry::{Info, RegistryLock, identity};
 use crate::run_dir::{Entry, replace_link};
 use crate::{Failure, FailureKind, OpenReport, SessionError, State, Status};
@@ -59,6 +59,8 @@ enum Work {
 struct Open {
     opened: Opened,
     backend: Backend,
+    /// How long the device was when it was announced or last resized.
+    shown: Bytes,
 }
 
 /// What `status` shows without waiting for anybody.
@@ -137,7 +139,8 @@ impl VolumeServer {
             no_loop: order.no_loop,
         };
         let backend = Backend::start(&self.entry, &opened.volume, &options)?;
-        let mut open = Box::new(Open { opened, backend });
+        let shown = opened.volume.geometry().size;
+        let mut open = Box::new(Open { opened, backend, shown });
         match self.announce(&open, order, &client_is_gone) {
             Ok(report) => {
                 *work = Work::Open(open);
@@ -270,6 +273,39 @@ impl VolumeServer {
         open.opened.resume(passphrase, policy)?;
         log::info!("resumed");
         Ok(())
+    }
+
+    /// Makes the device as long as the image has become; tells its size now and before, in bytes.
+    pub(crate) fn resize(&self, order: &ResizeOrder) -> Result<(u64, u64), Failure> {
+        let mut work = self.take_turn()?;
+        self.open_of(&work)?;
+        let Work::Open(open) = &mut *work else { return Err(self.over_failure()) };
+        let name = &self.entry.name;
+        if open.opened.volume.is_suspended() {
+            return Err(Failure::new(FailureKind::State, format!("{name} is suspended: resume it first")));
+        }
+        let named = |kind, what: String| Failure::new(kind, format!("{name}: {what}"));
+        let policy = order.policy.as_ref().map(Policy::from);
+        let room = open.opened.room(policy.as_ref()).map_err(|failure| named(failure.kind, failure.message))?;
+        let was = open.shown;
+        if room < was {
+            let what = format!("the image shrank under it: it was opened with {was}, there are {room}");
+            return Err(named(FailureKind::Image, what));
+        }
+        match order.size_bytes.map(Bytes) {
+            Some(size) if size > room => {
+                return Err(named(FailureKind::Image, format!("there is room for {room} below it")));
+            }
+            Some(size) if size < room => {
+                let what = format!("it is served, and so always as long as its image has room for, {room}, not {size}");
+                return Err(named(FailureKind::Size, what));
+            }
+            _ => {}
+        }
+        open.backend.resized()?;
+        open.shown = room;
+        log::info!("resized from {was} to {room}");
+        Ok((room.0, was.0))
     }
 
     /// Closes. `Ok(Some)` says which writes were lost. Refused while somebody uses the device; everything goes on then.

@@ -1,5 +1,5 @@
-//! `resize NAME`: makes an open volume as long as its image has become, or `--size`, while it is in use. The file system on
-//! it is not touched: grow it afterwards, shrink it before.
+//! `resize NAME`: makes an open volume as long as its image has become, or a mapping `--size`, while it is in use. The file system
+//! on it is not touched: grow it afterwards, shrink it before. A server has the key, and is asked for nothing else.
 
 use block::Bytes;
 use clap::Args;
@@ -17,7 +17,7 @@ pub(crate) struct ResizeArgs {
     /// Name given to `open`, or to cryptsetup
     #[arg(value_name = "NAME")]
     name: String,
-    /// The size of the plaintext, with its unit: 5G, or 2048s for 512-byte sectors [default: all that the image has room for]
+    /// The size of the plaintext, with its unit: 5G, or 2048s for 512-byte sectors; of a volume below FUSE it can be no other than the default [default: all that the image has room for]
     #[arg(short = 'b', long, value_name = "SIZE", value_parser = crate::size::parse_with_unit, conflicts_with = "device_size")]
     size: Option<Bytes>,
     /// The same; a number without a unit is bytes

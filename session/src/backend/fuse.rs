@@ -94,6 +94,19 @@ impl FuseBackend {
         self.loop_device.as_ref().filter(|device| device.is_ours()).map(|device| device.path.as_path())
     }
 
+    /// Lets the kernel ask for the size of the file, and tells the loop device of it. Without one, whoever asks for the
+    /// size of the file is told.
+    pub(super) fn resized(&self) -> Result<(), Failure> {
+        let Some(device) = self.loop_path() else { return Ok(()) };
+        apart(|| {
+            let file = self.export.file_path();
+            // Before 6.15 the driver takes the size that the kernel was told last.
+            std::fs::metadata(file)
+                .map_err(|error| Failure::new(FailureKind::Fuse, format!("{}: {error}", file.display())))?;
+            set_capacity(device)
+        })
+    }
+
     pub(super) fn name(&self) -> &'static str {
         if self.loop_device.is_some() { "loop over fuse" } else { "fuse" }
     }
@@ -234,6 +247,16 @@ fn detach(device: &Path) -> Result<(), Failure> {
         Err(error @ LoopError::Busy { .. }) => Err(Failure::new(FailureKind::Busy, error.to_string())),
         Err(error) => Err(Failure::new(FailureKind::Loop, error.to_string())),
     }
+}
+
+#[cfg(feature = "loop")]
+fn set_capacity(device: &Path) -> Result<(), Failure> {
+    dmsetup::set_capacity(device).map_err(|error| Failure::new(FailureKind::Loop, error.to_string()))
+}
+
+#[cfg(not(feature = "loop"))]
+fn set_capacity(device: &Path) -> Result<(), Failure> {
+    Err(Failure::new(FailureKind::Loop, format!("{} was not attached by this build", device.display())))
 }
 
 #[cfg(not(feature = "loop"))]
