@@ -19,7 +19,7 @@ export PATH := $(HOME)/.cargo/bin:$(PATH):/usr/local/sbin:/usr/sbin:/sbin
 
 LIBRARIES := -p secret -p block -p dmcrypt -p luks -p export -p dmsetup -p session
 
-.PHONY: help build demo test test-crash test-postgres test-fio test-vm test-vm-full install fuzz asan timing bench-crypto bench-copy bench-unlock deny doc clean
+.PHONY: help build demo test test-crash test-postgres test-denied test-fio test-vm test-vm-full install fuzz asan timing bench-crypto bench-copy bench-exports bench-unlock deny doc clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -50,6 +50,10 @@ test-fio: ## fio with verify=crc32c over each user-space backend, FIO_SECONDS ea
 	tests/setup test
 	cargo build -p luksctl
 	LUKS_FIO_SECONDS=$(FIO_SECONDS) env --default-signal cargo test -p promises --test fio -- --nocapture --test-threads 1
+
+test-denied: ## the tests again where io_uring is denied (seccomp) and 8 MiB of memory may be locked
+	tests/setup test
+	env --default-signal tests/denied
 
 test-vm: ## luksctl on a stock kernel, in a virtual machine; part of test
 	tests/setup vm
@@ -83,6 +87,10 @@ timing: ## long campaigns of the timing test: some minutes on a quiet machine
 
 bench-copy: build ## copy-in and copy-out, with the ratio of the fastest kernel to the portable one
 	tests/bench-copy $(RELEASE)/luksctl
+
+bench-exports: build ## FUSE, loop over FUSE, NBD, with and without the cipher, against their ceiling; BENCH="--quick" and the like
+	tests/setup bench-exports
+	$(RELEASE)/luksbench exports $(BENCH)
 
 bench-unlock: build ## time to unlock, with the ratio to cryptsetup
 	tests/setup demo

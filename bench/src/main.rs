@@ -6,6 +6,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr)] // a command's output
 
 mod crypto;
+mod exports;
 mod queue;
 mod unlock;
 
@@ -27,6 +28,11 @@ enum Verb {
     Crypto(crypto::Args),
     /// The data plane on one file: io_uring against pread, without and with the cipher
     Queue(queue::Args),
+    /// Each export, FUSE, loop over FUSE, NBD, with and without the cipher, against the ceiling of transport and cipher
+    Exports(exports::Args),
+    /// One server of `exports`
+    #[command(hide = true)]
+    ServeExport(exports::ServeArgs),
     /// Time to unlock an image: luksctl against cryptsetup, both as processes, with the image's own key derivation
     Unlock(unlock::Args),
 }
@@ -35,6 +41,8 @@ fn main() -> ExitCode {
     let done = match Cli::parse().verb {
         Verb::Crypto(args) => crypto::run(&args),
         Verb::Queue(args) => queue::run(&args),
+        Verb::Exports(args) => exports::run(&args),
+        Verb::ServeExport(args) => exports::serve(&args),
         Verb::Unlock(args) => unlock::run(&args),
     };
     match done {
