@@ -24,6 +24,7 @@ const UNSAFE_FILES: &[&str] = &[
     "secret/src/pages.rs",
     "session/src/doctor/kernel_calls.rs",
     "session/src/inherited.rs",
+    "tests/src/bin/denied.rs",
     "tests/src/keyring.rs",
 ];
 const UNSAFE_FOLDER: &str = "dmcrypt/src/arch/";
