@@ -4,20 +4,24 @@
 
 mod fuse;
 mod nbd;
+mod ublk;
 
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use block::BlockIo;
+use block::FileDisk;
+use luks::Volume;
 
 use crate::choice::ServedBy;
 use crate::run_dir::Entry;
 use crate::{Failure, FailureKind};
 use fuse::FuseBackend;
 use nbd::NbdBackend;
+use ublk::UblkBackend;
 
 pub(crate) use nbd::path_hindrance;
+pub(crate) use ublk::{clean as clean_ublk, hindrance as ublk_hindrance};
 
 /// udev, a file manager, `losetup -a` or `nbdinfo` looks at a device and goes on.
 const PASSER_BY_WAIT: Duration = Duration::from_secs(2);
@@ -35,18 +39,20 @@ pub(crate) struct BackendOptions {
 pub(crate) enum Backend {
     Fuse(FuseBackend),
     Nbd(NbdBackend),
+    Ublk(UblkBackend),
 }
 
 impl Backend {
-    /// Serves `disk` as the options say.
-    pub(crate) fn start<B: BlockIo + 'static>(
+    /// Serves `volume` as the options say.
+    pub(crate) fn start(
         entry: &Entry,
-        disk: &Arc<B>,
+        volume: &Arc<Volume<FileDisk>>,
         options: &BackendOptions,
     ) -> Result<Backend, Failure> {
         match options.served_by {
-            ServedBy::Fuse => FuseBackend::start(entry, disk, options).map(Backend::Fuse),
-            ServedBy::Nbd => NbdBackend::start(entry, disk, options).map(Backend::Nbd),
+            ServedBy::Fuse => FuseBackend::start(entry, volume, options).map(Backend::Fuse),
+            ServedBy::Nbd => NbdBackend::start(entry, volume, options).map(Backend::Nbd),
+            ServedBy::Ublk => UblkBackend::start(entry, volume, options).map(Backend::Ublk),
         }
     }
 
@@ -55,13 +61,14 @@ impl Backend {
         match self {
             Backend::Fuse(backend) => backend.device(),
             Backend::Nbd(backend) => backend.device(),
+            Backend::Ublk(backend) => backend.device(),
         }
     }
 
     /// How clients of a socket call it.
     pub(crate) fn uri(&self) -> Option<String> {
         match self {
-            Backend::Fuse(_) => None,
+            Backend::Fuse(_) | Backend::Ublk(_) => None,
             Backend::Nbd(backend) => Some(backend.uri()),
         }
     }
@@ -70,6 +77,7 @@ impl Backend {
         match self {
             Backend::Fuse(backend) => backend.name(),
             Backend::Nbd(backend) => backend.name(),
+            Backend::Ublk(backend) => backend.name(),
         }
     }
 
@@ -78,6 +86,7 @@ impl Backend {
         match self {
             Backend::Fuse(backend) => backend.loss(),
             Backend::Nbd(backend) => backend.loss(),
+            Backend::Ublk(backend) => backend.loss(),
         }
     }
 
@@ -87,6 +96,7 @@ impl Backend {
         match self {
             Backend::Fuse(backend) => backend.users(),
             Backend::Nbd(backend) => backend.users(),
+            Backend::Ublk(backend) => backend.users(),
         }
     }
 
@@ -103,6 +113,7 @@ impl Backend {
         match self {
             Backend::Fuse(_) => {}
             Backend::Nbd(backend) => backend.go_on(),
+            Backend::Ublk(backend) => backend.go_on(),
         }
     }
 
@@ -111,6 +122,7 @@ impl Backend {
         match self {
             Backend::Fuse(backend) => backend.stop(),
             Backend::Nbd(backend) => Ok(backend.stop()),
+            Backend::Ublk(backend) => backend.stop().map(|()| None),
         }
     }
 }

@@ -5,6 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::backend::ublk_hindrance;
 use crate::open::OpenRequest;
 use crate::spawn::search_path;
 use crate::{SessionError, kernel};
@@ -13,11 +14,12 @@ use crate::{SessionError, kernel};
 pub(crate) const DM_CRYPT: &str = "dm-crypt";
 pub(crate) const FUSE: &str = "fuse";
 pub(crate) const NBD: &str = "nbd";
+pub(crate) const UBLK: &str = "ublk";
 
 /// Which backend to open a volume through.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum BackendChoice {
-    /// The kernel's dm-crypt where it is possible, else FUSE, else an NBD socket.
+    /// The kernel's dm-crypt where it is possible, else ublk, else FUSE, else an NBD socket.
     #[default]
     Auto,
     /// The kernel's dm-crypt.
@@ -26,6 +28,8 @@ pub enum BackendChoice {
     Fuse,
     /// A server process and a Unix socket that speaks NBD.
     Nbd,
+    /// A server process and a block device of the kernel's driver ublk_drv, for root.
+    Ublk,
 }
 
 /// What a server process serves its volume through.
@@ -35,7 +39,21 @@ pub(crate) enum ServedBy {
     #[default]
     Fuse,
     Nbd,
+    Ublk,
 }
+
+impl ServedBy {
+    fn name(self) -> &'static str {
+        match self {
+            ServedBy::Fuse => FUSE,
+            ServedBy::Nbd => NBD,
+            ServedBy::Ublk => UBLK,
+        }
+    }
+}
+
+/// Asks the system why it cannot be; `None` if nothing is known to stand in the way.
+type Hindrance = fn() -> Option<String>;
 
 /// Flags of a dm-crypt mapping. Those that the header keeps (`config.flags`) come on top, unless these are to replace them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -89,8 +107,8 @@ pub(crate) struct Chosen {
     pub(crate) no_fuse: Option<String>,
     /// What a server is to serve through.
     pub(crate) served_by: ServedBy,
-    /// Why it is not FUSE, where nobody has asked for that.
-    fuse_hindrance: Option<String>,
+    /// What a server could serve through where dm-crypt is not possible, the first that is; none where it was chosen by name.
+    servers: Vec<(ServedBy, Hindrance)>,
     pub(crate) not_possible: Vec<NotPossible>,
 }
 
@@ -103,9 +121,12 @@ impl Chosen {
             return Err(SessionError::BackendNotPossible { backend: DM_CRYPT, reason });
         }
         self.not_possible.push(NotPossible { backend: DM_CRYPT.to_owned(), reason });
-        if let Some(reason) = self.fuse_hindrance.take() {
-            self.served_by = ServedBy::Nbd;
-            self.not_possible.push(NotPossible { backend: FUSE.to_owned(), reason });
+        for (served_by, hindrance) in std::mem::take(&mut self.servers) {
+            self.served_by = served_by;
+            match hindrance() {
+                None => break,
+                Some(reason) => self.not_possible.push(NotPossible { backend: served_by.name().to_owned(), reason }),
+            }
         }
         Ok(())
     }
@@ -127,18 +148,28 @@ pub(crate) fn choose(request: &OpenRequest, uuid: &str) -> Result<Chosen, Sessio
         try_dm: true,
         no_fuse: None,
         served_by: ServedBy::Fuse,
-        fuse_hindrance: None,
+        servers: Vec::new(),
         not_possible: Vec::new(),
     };
     match request.backend {
         BackendChoice::Fuse if !only_dm.is_empty() => return refused(FUSE, DM_CRYPT, &only_dm),
         BackendChoice::Nbd if !only_dm.is_empty() => return refused(NBD, DM_CRYPT, &only_dm),
+        BackendChoice::Ublk if !only_dm.is_empty() => return refused(UBLK, DM_CRYPT, &only_dm),
         BackendChoice::Nbd if !only_fuse.is_empty() => return refused(NBD, FUSE, &only_fuse),
+        BackendChoice::Ublk if !only_fuse.is_empty() => return refused(UBLK, FUSE, &only_fuse),
         BackendChoice::Dm if !only_served.is_empty() => return refused(DM_CRYPT, FUSE, &only_served),
         BackendChoice::Fuse | BackendChoice::Nbd => {
             chosen.try_dm = false;
             chosen.served_by = if request.backend == BackendChoice::Nbd { ServedBy::Nbd } else { ServedBy::Fuse };
             return Ok(chosen);
+        }
+        BackendChoice::Ublk => {
+            chosen.try_dm = false;
+            chosen.served_by = ServedBy::Ublk;
+            return match ublk_hindrance() {
+                Some(reason) => Err(SessionError::BackendNotPossible { backend: UBLK, reason }),
+                None => Ok(chosen),
+            };
         }
         BackendChoice::Dm => chosen.no_fuse = Some(String::new()),
         BackendChoice::Auto if !only_dm.is_empty() => {
@@ -146,7 +177,11 @@ pub(crate) fn choose(request: &OpenRequest, uuid: &str) -> Result<Chosen, Sessio
         }
         // What only FUSE has is asked for: it has to say itself why it cannot.
         BackendChoice::Auto if !only_fuse.is_empty() => {}
-        BackendChoice::Auto => chosen.fuse_hindrance = fuse_hindrance(),
+        BackendChoice::Auto => {
+            // NBD needs nothing but the server.
+            chosen.servers =
+                vec![(ServedBy::Ublk, ublk_hindrance), (ServedBy::Fuse, fuse_hindrance), (ServedBy::Nbd, || None)];
+        }
     }
     if !only_served.is_empty() {
         chosen.without_dm(format!("it has no {}", only_served.join(", ")))?;
@@ -209,13 +244,19 @@ mod tests {
     }
 
     #[test]
-    fn without_dm_and_fuse_it_is_nbd_and_both_reasons_are_told() {
-        let mut chosen = choose(&OpenRequest::new("image", "name"), UUID).unwrap();
-        chosen.not_possible.clear();
-        chosen.fuse_hindrance = Some("no fuse".to_owned());
-        chosen.without_dm("no dm".to_owned()).unwrap();
-        let told: Vec<&str> = chosen.not_possible.iter().map(|other| other.reason.as_str()).collect();
-        assert_eq!((told, chosen.served_by), (vec!["no dm", "no fuse"], ServedBy::Nbd));
+    fn without_dm_it_is_the_first_that_is_possible_and_every_reason_is_told() {
+        let told = |ublk: Hindrance, fuse: Hindrance| {
+            let mut chosen =
+                Chosen { not_possible: Vec::new(), ..choose(&OpenRequest::new("image", "name"), UUID).unwrap() };
+            chosen.servers = vec![(ServedBy::Ublk, ublk), (ServedBy::Fuse, fuse), (ServedBy::Nbd, || None)];
+            chosen.without_dm("no dm".to_owned()).unwrap();
+            let told: Vec<String> = chosen.not_possible.into_iter().map(|other| other.reason).collect();
+            (told.join(", "), chosen.served_by)
+        };
+        let (no_ublk, no_fuse): (Hindrance, Hindrance) = (|| Some("no ublk".into()), || Some("no fuse".into()));
+        assert_eq!(told(no_ublk, no_fuse), ("no dm, no ublk, no fuse".to_owned(), ServedBy::Nbd));
+        assert_eq!(told(no_ublk, || None), ("no dm, no ublk".to_owned(), ServedBy::Fuse));
+        assert_eq!(told(|| None, no_fuse), ("no dm".to_owned(), ServedBy::Ublk));
     }
 
     #[test]

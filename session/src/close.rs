@@ -1,8 +1,8 @@
 //! Closing a volume, and cleaning up after a server that died.
 //!
 //! [`close`] of a live volume returns after its server has ended: data flushed, device gone, keys wiped, lock free. A volume
-//! in use is refused, naming the user. What a dead server left is taken away from the top down: loop device, FUSE mount,
-//! folder; a file system that is still mounted on it has to be unmounted first, by whoever mounted it.
+//! in use is refused, naming the user. What a dead server left is taken away from the top down: ublk or loop device, FUSE
+//! mount, folder; a file system that is still mounted on it has to be unmounted first, by whoever mounted it.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -11,6 +11,7 @@ use std::time::Duration;
 use rustix::io::Errno;
 use rustix::mount::{UnmountFlags, unmount};
 
+use crate::backend::clean_ublk;
 use crate::client::Client;
 use crate::kernel::Subject;
 use crate::lookup::{Named, being_opened, entry_or_foreign, served_by};
@@ -168,6 +169,7 @@ pub(crate) fn clean_leftover(entry: &Entry) -> Result<(), SessionError> {
         let what = format!("a file system that is still mounted on {}", point.display());
         return Err(SessionError::Leftover { name: entry.name.to_string(), what });
     }
+    clean_ublk(entry)?;
     for device in &loops {
         detach(entry, device)?;
     }

@@ -49,7 +49,7 @@ pub struct OpenRequest {
     pub keyslot: Option<u32>,
     /// What the key source gives is the volume key, no passphrase.
     pub volume_key: bool,
-    /// Threads of the FUSE export, or of each NBD connection; 0 for the default.
+    /// Threads of the FUSE export or of each NBD connection, queues of the ublk device; 0 for the default.
     pub threads: usize,
     /// Leave the disk a file below FUSE even where a loop device could be attached.
     pub no_loop: bool,
@@ -98,7 +98,7 @@ pub struct OpenReport {
     /// `RUN/NAME/device`, a link to it that stays the same over every open.
     #[serde(with = "crate::path_json")]
     pub link: PathBuf,
-    /// `dm-crypt`, `loop over fuse`, `fuse` or `nbd`.
+    /// `dm-crypt`, `ublk`, `loop over fuse`, `fuse` or `nbd`.
     pub backend: String,
     /// How NBD clients call it.
     #[serde(default)]

@@ -1,5 +1,5 @@
 //! The ways to make a disk of one image, driven alike: through the kernel's dm-crypt, through our own server (FUSE below a
-//! loop device), and by cryptsetup. Each device is checked to be what was asked for.
+//! loop device, or ublk), and by cryptsetup. Each device is checked to be what was asked for.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::fs;
@@ -21,12 +21,14 @@ pub enum Backend {
     Dm,
     /// `luksctl open --backend fuse`.
     Fuse,
+    /// `luksctl open --backend ublk`.
+    Ublk,
     /// `cryptsetup open`.
     Cryptsetup,
 }
 
 impl Backend {
-    /// `luksctl`'s own.
+    /// `luksctl`'s own that every test of both runs on; ublk's are in `vm_ublk.rs`.
     pub const OURS: [Backend; 2] = [Backend::Dm, Backend::Fuse];
 
     /// Opens `image` as `name` with the rig's key and returns the device, resolved.
@@ -45,6 +47,7 @@ impl Backend {
         let mut command = match self {
             Backend::Dm => rig.luksctl(&["open", "--backend", "dm"]),
             Backend::Fuse => rig.luksctl(&["open", "--backend", "fuse"]),
+            Backend::Ublk => rig.luksctl(&["open", "--backend", "ublk"]),
             Backend::Cryptsetup => {
                 let mut command = Command::new("cryptsetup");
                 command.arg("open");
@@ -65,12 +68,13 @@ impl Backend {
         let (link, prefix) = match self {
             Backend::Dm => (rig.run_dir().join(name).join("device"), "/dev/"),
             Backend::Fuse => (rig.run_dir().join(name).join("device"), "/dev/loop"),
+            Backend::Ublk => (rig.run_dir().join(name).join("device"), "/dev/ublkb"),
             Backend::Cryptsetup => (mapped.clone(), "/dev/"),
         };
         let device = fs::canonicalize(&link).unwrap_or_else(|error| panic!("{}: {error}", link.display()));
         assert!(device.starts_with("/dev") && device.to_str().unwrap().starts_with(prefix), "{self:?}: {device:?}");
-        if self == Backend::Fuse {
-            assert!(!mapped.exists(), "{} beside a FUSE export", mapped.display());
+        if matches!(self, Backend::Fuse | Backend::Ublk) {
+            assert!(!mapped.exists(), "{} beside a served device", mapped.display());
         } else {
             // Without udevd the node stands in /dev/mapper, else in /dev.
             assert_eq!(device, fs::canonicalize(&mapped).unwrap(), "{self:?}: one device under both paths");

@@ -19,6 +19,7 @@ const UNSAFE_FILES: &[&str] = &[
     "dmsetup/src/ioctl.rs",
     "dmsetup/src/keyctl.rs",
     "dmsetup/src/semaphore.rs",
+    "export/src/ublk/rings.rs",
     "luks/tests/hot_path/counting.rs",
     "secret/src/keyring.rs",
     "secret/src/pages.rs",

@@ -384,7 +384,7 @@ fn vm_kernel_path_falls_back_with_the_reason_or_fails_with_it() {
     refused(&by_name, WRONG, &["dm-crypt cannot be used", "keyring is full", "root_maxkeys"]);
     assert!(by_itself.status.success(), "{by_itself:?}");
     assert!(words(&by_itself).contains("dm-crypt not possible: the kernel keyring is full"), "{by_itself:?}");
-    assert!(words(&by_itself).contains("backend: loop over fuse"), "{by_itself:?}");
+    assert!(words(&by_itself).contains("backend: ublk"), "{by_itself:?}");
     assert!(run(&mut rig.luksctl(&["close", "full"])).status.success());
     assert_clean(&rig);
     // No name for the kernel, but one for us.

@@ -1,5 +1,5 @@
-//! `open IMAGE NAME`: unlocks a container and makes its plaintext a disk, through dm-crypt, FUSE or NBD; prints the device. `--test-passphrase` opens
-//! nothing and answers by exit code.
+//! `open IMAGE NAME`: unlocks a container and makes its plaintext a disk, through dm-crypt, ublk, FUSE or NBD; prints the
+//! device. `--test-passphrase` opens nothing and answers by exit code.
 
 use std::path::PathBuf;
 
@@ -62,7 +62,7 @@ pub(crate) struct HowArgs {
     /// Refuse writes
     #[arg(short = 'r', long, alias = "read-only")]
     pub(crate) readonly: bool,
-    /// What makes it a disk: the kernel's dm-crypt, a file below FUSE, an NBD socket, or the first that is possible
+    /// What makes it a disk: the kernel's dm-crypt, a ublk device, a file below FUSE, an NBD socket, or the first that is possible
     #[arg(long, value_name = "NAME", value_enum, default_value = "auto")]
     pub(crate) backend: Backend,
     #[command(flatten)]
@@ -70,7 +70,7 @@ pub(crate) struct HowArgs {
     /// Leave the disk a file, attach no loop device to it (fuse)
     #[arg(long)]
     pub(crate) no_loop: bool,
-    /// Threads that serve the disk (fuse), or each connection to it (nbd)
+    /// Threads that serve the disk (fuse, ublk), or each connection to it (nbd)
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
     pub(crate) threads: Option<u32>,
 }
@@ -78,7 +78,7 @@ pub(crate) struct HowArgs {
 /// The backends by name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Backend {
-    /// dm-crypt where it is possible, else FUSE, else NBD.
+    /// dm-crypt where it is possible, else ublk, else FUSE, else NBD.
     Auto,
     /// The kernel's dm-crypt.
     Dm,
@@ -86,6 +86,8 @@ pub(crate) enum Backend {
     Fuse,
     /// A Unix socket that speaks NBD, for qemu, nbdcopy, nbdfuse, nbd-client.
     Nbd,
+    /// A block device of the driver ublk_drv, served by luksctl; for root.
+    Ublk,
 }
 
 /// Opens a volume.
@@ -187,6 +189,7 @@ pub(crate) fn request(
         Backend::Dm => BackendChoice::Dm,
         Backend::Fuse => BackendChoice::Fuse,
         Backend::Nbd => BackendChoice::Nbd,
+        Backend::Ublk => BackendChoice::Ublk,
     };
     request.flags = how.flags.flags();
     request.limits = image::limits(limits);

@@ -11,7 +11,7 @@ use super::{Area, Finding, Level};
 const WHY_MAPPER: &str = "the kernel's own dm-crypt is reached through it, by root";
 const WHY_CRYPT: &str = "the kernel encrypts with it; without it luksctl's own code does";
 const WHY_LOOP: &str = "an image file becomes a block device through it, for root";
-const WHY_UBLK: &str = "a driver for block devices in user space; for information";
+const WHY_UBLK: &str = "a volume becomes a block device through it where dm-crypt is not possible, for root";
 const WHY_NBD: &str = "the kernel's client for network block devices; for information";
 
 pub(super) fn judge(machine: &Machine<'_>) -> Vec<Finding> {
@@ -103,8 +103,27 @@ fn loops(machine: &Machine<'_>) -> Finding {
 }
 
 fn ublk(machine: &Machine<'_>) -> Finding {
+    const MODULE: &str = "ublk_drv";
+    const NODE: &str = "/dev/ublk-control";
+    let finding = |level: Level, found: String| Finding::new("ublk", Area::Backends, level, found, WHY_UBLK);
     let present = modules::is_misc_device(machine.root, "ublk-control");
-    bystander(machine, "ublk", "ublk_drv", present, WHY_UBLK)
+    let driver = if present { Driver::Present } else { machine.driver(MODULE) };
+    match (driver, &machine.answers.io_uring) {
+        (Driver::Missing, _) => finding(Level::Info, format!("the kernel lacks {MODULE}")),
+        (Driver::Loadable, _) => finding(Level::Info, format!("module {MODULE} could be loaded"))
+            .mended_by(machine.load(MODULE, driver).filter(|_| machine.is_root())),
+        (Driver::Present, _) if !machine.root.exists(NODE) => {
+            finding(Level::Info, format!("the kernel has {MODULE}, but there is no {NODE}"))
+        }
+        (Driver::Present, Err(reason)) => finding(
+            Level::Info,
+            format!("the kernel has {MODULE}, which is spoken to through io_uring, and that is denied: {reason}"),
+        ),
+        (Driver::Present, Ok(())) if !machine.is_root() => {
+            finding(Level::Info, format!("the kernel has {MODULE}; only root can use it"))
+        }
+        (Driver::Present, Ok(())) => finding(Level::Ok, format!("the kernel has {MODULE}, and {NODE} is there")),
+    }
 }
 
 fn nbd(machine: &Machine<'_>) -> Finding {
