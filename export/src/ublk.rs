@@ -6,7 +6,8 @@
 //!   it has a volatile cache and FUA, so file systems flush; see `desk`.
 //! * **No hole is ever zero.** Zeros go to the disk as zeros; a discard is what the disk makes of it.
 //! * **When this process dies** the driver fails what waits and takes the block device away. What stays is its number, until
-//!   [`remove`]; the [`UblkOptions::mark`] tells whose it was.
+//!   [`remove`]; the [`UblkOptions::mark`] tells whose it was. With [`Recovery::Offered`] requests wait for another server
+//!   instead, and what was in hand is asked again: a write may be done twice, so nothing else may write to the disk meanwhile.
 //!
 //! The driver's interface is small, and spoken here: see `docs/ublk.md` for why not through a crate.
 //!
@@ -47,6 +48,18 @@ const POLL: Duration = Duration::from_millis(5);
 /// Devices of the driver that are looked at.
 const DEVICES_MAX: usize = 4096;
 
+/// What happens to requests when this process dies.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Recovery {
+    /// They fail, and the device goes.
+    #[default]
+    No,
+    /// They wait until another process serves the device, or removes it.
+    Offered,
+    /// The same, and this is that process: it goes on with the device of this number.
+    GoOn(u32),
+}
+
 /// How to serve.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct UblkOptions {
@@ -56,6 +69,8 @@ pub struct UblkOptions {
     pub read_only: bool,
     /// What the driver keeps beside the device, for [`marked`] to find it by.
     pub mark: u64,
+    /// What happens to requests when this process dies.
+    pub recovery: Recovery,
 }
 
 /// Why there is no such device, or it does not go.
@@ -147,7 +162,7 @@ impl Control {
             state: DeviceState::Dead,
             request_max_bytes: abi::REQUEST_MAX_BYTES,
             number: abi::ANY_DEVICE,
-            flags: 0,
+            flags: if options.recovery == Recovery::No { 0 } else { abi::RECOVERY_FLAGS },
             mark: options.mark,
         };
         let mut bytes = info.to_bytes();
@@ -160,6 +175,31 @@ impl Control {
         self.call("take the parameters of the disk", abi::SET_PARAMS, device, &mut params, 0)?;
         let pid = rustix::process::getpid().as_raw_nonzero().get();
         self.call("start the device", abi::START_DEV, device, &mut [], u64::from(pid.unsigned_abs()))
+    }
+
+    /// Takes over a device that waits for a server.
+    fn begin_recovery(&mut self, device: u32, mark: u64) -> Result<DeviceInfo, UblkError> {
+        let info = self.info(device)?;
+        if info.mark != mark || info.state != DeviceState::Quiesced {
+            return Err(UblkError::NotPossible(format!("/dev/ublkb{device} does not wait for this server")));
+        }
+        let until = Instant::now() + NODE_WAIT;
+        loop {
+            // The driver may not have seen the end of the server before.
+            match self.call("go on with the device", abi::START_USER_RECOVERY, device, &mut [], 0) {
+                Err(UblkError::Driver { source, .. })
+                    if source.raw_os_error() == Some(Errno::BUSY.raw_os_error()) && Instant::now() < until =>
+                {
+                    sleep(POLL);
+                }
+                result => return result.map(|()| info),
+            }
+        }
+    }
+
+    fn end_recovery(&mut self, device: u32) -> Result<(), UblkError> {
+        let pid = rustix::process::getpid().as_raw_nonzero().get();
+        self.call("go on with the device", abi::END_USER_RECOVERY, device, &mut [], u64::from(pid.unsigned_abs()))
     }
 
     /// Fails what waits, takes the block device away. What the kernel caches is written first.
@@ -276,13 +316,32 @@ fn wait_until_gone(number: u32) {
 /// [`UblkError`]; no device is left then.
 pub fn serve(open_queue: &Arc<OpenQueue>, options: &UblkOptions) -> Result<UblkExport, UblkError> {
     let mut control = Control::open()?;
-    let info = control.add(options)?;
+    let info = match options.recovery {
+        Recovery::GoOn(number) => control.begin_recovery(number, options.mark)?,
+        _ => control.add(options)?,
+    };
     let path = PathBuf::from(format!("/dev/ublkb{}", info.number));
     let mut export = UblkExport { control, number: info.number, path, threads: Vec::new(), is_stopped: false };
     // From here on an error drops the export, which takes the device away again.
     let geometry = export.serve_queues(&info, open_queue)?;
-    export.control.start(info.number, &geometry, options.read_only || geometry.read_only)?;
+    match options.recovery {
+        Recovery::GoOn(number) => {
+            check_size(number, &geometry)?;
+            export.control.end_recovery(number)?;
+        }
+        _ => export.control.start(info.number, &geometry, options.read_only || geometry.read_only)?,
+    }
     Ok(export)
+}
+
+/// A disk that became shorter than the device is another one.
+fn check_size(number: u32, disk: &Geometry) -> Result<(), UblkError> {
+    let text = std::fs::read_to_string(format!("/sys/block/ublkb{number}/size")).unwrap_or_default();
+    let sectors: u64 = text.trim().parse().unwrap_or(u64::MAX);
+    if sectors.saturating_mul(512) <= disk.size.0 {
+        return Ok(());
+    }
+    Err(UblkError::NotPossible(format!("/dev/ublkb{number} has {sectors} sectors, the disk only {} bytes", disk.size.0)))
 }
 
 type Started = Result<Geometry, UblkError>;
@@ -342,6 +401,8 @@ pub struct MarkedDevice {
     pub path: PathBuf,
     /// Whether a process serves it.
     pub is_served: bool,
+    /// Whether it has no server, and requests wait for one.
+    pub waits: bool,
 }
 
 /// The devices with this mark, whoever made them; none where there is no driver.
@@ -364,6 +425,7 @@ pub fn marked(mark: u64) -> Result<Vec<MarkedDevice>, UblkError> {
                 number,
                 path: PathBuf::from(format!("/dev/ublkb{number}")),
                 is_served: info.state == DeviceState::Live,
+                waits: info.state == DeviceState::Quiesced,
             }),
             Ok(_) => {}
             // It went meanwhile.

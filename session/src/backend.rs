@@ -15,6 +15,7 @@ use luks::Volume;
 
 use crate::choice::ServedBy;
 use crate::run_dir::Entry;
+use crate::ublk_recovery::RecoveryOrder;
 use crate::{Failure, FailureKind};
 use fuse::FuseBackend;
 use nbd::NbdBackend;
@@ -33,6 +34,8 @@ pub(crate) struct BackendOptions {
     pub(crate) read_only: bool,
     pub(crate) threads: usize,
     pub(crate) no_loop: bool,
+    /// With the fingerprint of the volume, where somebody wants to go on after the server's death.
+    pub(crate) recovery: Option<(RecoveryOrder, String)>,
 }
 
 /// A device in service.

@@ -151,6 +151,15 @@ pub(crate) fn choose(request: &OpenRequest, uuid: &str) -> Result<Chosen, Sessio
         servers: Vec::new(),
         not_possible: Vec::new(),
     };
+    if request.recover && request.backend != BackendChoice::Ublk {
+        let backend = match request.backend {
+            BackendChoice::Dm => DM_CRYPT,
+            BackendChoice::Fuse => FUSE,
+            BackendChoice::Nbd => NBD,
+            BackendChoice::Auto | BackendChoice::Ublk => "auto",
+        };
+        return refused(backend, UBLK, &["--recover"]);
+    }
     match request.backend {
         BackendChoice::Fuse if !only_dm.is_empty() => return refused(FUSE, DM_CRYPT, &only_dm),
         BackendChoice::Nbd if !only_dm.is_empty() => return refused(NBD, DM_CRYPT, &only_dm),
@@ -228,6 +237,15 @@ mod tests {
         assert!(!chosen.try_dm && chosen.not_possible[0].reason.contains("--no-loop"));
         request.flags.allow_discards = true;
         assert!(refusal(&request).contains("--allow-discards"), "two backends at once");
+    }
+
+    #[test]
+    fn only_ublk_by_name_recovers() {
+        let mut request = OpenRequest::new("image", "name");
+        request.recover = true;
+        assert!(refusal(&request).contains("auto cannot be used: it has no --recover; ublk has"));
+        request.backend = BackendChoice::Nbd;
+        assert!(refusal(&request).contains("nbd cannot be used: it has no --recover; ublk has"));
     }
 
     #[test]

@@ -185,6 +185,11 @@ impl Prepared {
 }
 
 impl Opened {
+    /// What the header says of the volume: the same for whoever unlocks it again.
+    pub(crate) fn fingerprint(&self) -> String {
+        format!("{:?}", self.mark)
+    }
+
     /// Unlocks the suspended volume again, if the header still is that of this volume, and lets I/O go on. The policy that it
     /// was opened under holds, and besides it `policy`.
     pub(crate) fn resume(&self, passphrase: Secret, policy: Option<&Policy>) -> Result<(), Failure> {

@@ -46,6 +46,7 @@ mod spawn;
 mod status;
 mod suspend;
 mod systemd;
+mod ublk_recovery;
 mod volume_server;
 
 pub use change::{ResizeReport, UnlockAgain, refresh, resize};

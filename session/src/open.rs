@@ -22,6 +22,7 @@ use crate::protocol::{LimitsOrder, Reply, Request, UnlockOrder};
 use crate::registry::{Behind, Liveness, RegistryLock, behind, holder_of, identity, liveness, wait_until_free};
 use crate::run_dir::{Entry, RunDir};
 use crate::spawn::{ServerCommand, Spawned, spawn};
+use crate::ublk_recovery::{RecoveryOrder, left_behind};
 use crate::{BackendChoice, FailureKind, MappingFlags, NotPossible, SessionError, State, dying, kernel};
 
 /// From exec to listening; a loaded machine needs a second.
@@ -53,6 +54,8 @@ pub struct OpenRequest {
     pub threads: usize,
     /// Leave the disk a file below FUSE even where a loop device could be attached.
     pub no_loop: bool,
+    /// Keep readers of a ublk device waiting for half a minute when its server dies, and go on with one that waits.
+    pub recover: bool,
     /// The backend.
     pub backend: BackendChoice,
     /// Flags of a dm-crypt mapping; no other backend has them.
@@ -78,6 +81,7 @@ impl OpenRequest {
             volume_key: false,
             threads: 0,
             no_loop: false,
+            recover: false,
             backend: BackendChoice::Auto,
             flags: MappingFlags::default(),
             limits: luks::Limits::default(),
@@ -151,6 +155,9 @@ pub fn open(
     }
     let passphrase = passphrase.map_or_else(|| ask(keys, request, 1), Ok)?;
     order.served_by = chosen.served_by;
+    if let Some(recovery) = &mut order.recovery {
+        recovery.left = left_behind(&entry);
+    }
     let opening = Opening { run, entry: &entry, order: &order, image_identity: &image_identity };
     let report = opening.serve(request, passphrase, keys, server)?;
     Ok(OpenReport { not_possible: chosen.not_possible, ..report })
@@ -230,6 +237,7 @@ fn order(request: &OpenRequest) -> Result<UnlockOrder, SessionError> {
         served_by: ServedBy::default(),
         threads: request.threads,
         no_loop: request.no_loop,
+        recovery: request.recover.then_some(RecoveryOrder { left: None }),
         limits: LimitsOrder::from(&request.limits),
         policy: PolicyOrder::from(&request.policy),
     })
@@ -293,7 +301,8 @@ fn start(
 ) -> Result<Client, SessionError> {
     let _registry = RegistryLock::take(run)?;
     check_free(run, entry, &order.image, image_identity)?;
-    clean_entry(entry)?;
+    let goes_on = order.recovery.as_ref().is_some_and(|recovery| recovery.left.is_some());
+    clean_entry_but(entry, goes_on)?;
     entry.create()?;
     let connected = spawn(run, entry, server).and_then(|mut spawned: Spawned| {
         let client = Client::connect_unless(entry, START_WAIT, || spawned.has_ended());
@@ -310,12 +319,21 @@ fn start(
 
 /// Takes away what a dead server or a killed opening left of the entry. The caller holds the registry lock.
 pub(crate) fn clean_entry(entry: &Entry) -> Result<(), SessionError> {
+    clean_entry_but(entry, false)
+}
+
+/// The same, but for a ublk device that is to go on, if `goes_on`.
+fn clean_entry_but(entry: &Entry, goes_on: bool) -> Result<(), SessionError> {
     if matches!(behind(entry)?, Behind::Dead) {
         if liveness(entry)? == Liveness::Live {
             let how = "another luksctl is just closing it".to_owned();
             return Err(SessionError::Busy { name: entry.name.to_string(), how });
         }
-        clean_leftover(entry)?;
+        if goes_on {
+            entry.remove()?;
+        } else {
+            clean_leftover(entry)?;
+        }
         log::info!("cleaned what was left of {}", entry.name);
     }
     Ok(())

@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::choice::ServedBy;
 use crate::policy::PolicyOrder;
+use crate::ublk_recovery::RecoveryOrder;
 use crate::{Failure, OpenReport, Status};
 
 pub(crate) const VERSION: u32 = 1;
@@ -63,6 +64,8 @@ pub(crate) struct UnlockOrder {
     pub(crate) served_by: ServedBy,
     pub(crate) threads: usize,
     pub(crate) no_loop: bool,
+    #[serde(default)]
+    pub(crate) recovery: Option<RecoveryOrder>,
     pub(crate) limits: LimitsOrder,
     pub(crate) policy: PolicyOrder,
 }
@@ -315,6 +318,7 @@ mod tests {
             served_by: ServedBy::Nbd,
             threads: 2,
             no_loop: true,
+            recovery: Some(RecoveryOrder { left: Some("volume".to_owned()) }),
             limits: (&luks::Limits::default()).into(),
             policy: (&luks::Policy::strict()).into(),
         }

@@ -27,6 +27,7 @@ use crate::opener::Opener;
 use crate::protocol::{Reply, Request, UnlockOrder, Wire, WireError};
 use crate::registry::{RegistryLock, claim};
 use crate::run_dir::{Entry, RunDir};
+use crate::ublk_recovery::{WATCH_WORD, watch};
 use crate::volume_server::{VolumeServer, still_registered};
 use crate::{Failure, FailureKind, OpenReport, SessionError, cpu, harden, inherited, log_file};
 
@@ -60,6 +61,9 @@ pub fn serve(arguments: &[OsString]) -> ExitCode {
     };
     // Already the leader of a session under systemd.
     let _ = rustix::process::setsid();
+    if run == WATCH_WORD {
+        return watch(name);
+    }
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
     // Executed as /proc/self/exe, it would be called "exe" in ps and top.
     let _ = rustix::thread::set_name(c"luksctl");

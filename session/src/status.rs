@@ -12,6 +12,7 @@ use crate::mount_table;
 use crate::protocol::{Reply, Request};
 use crate::registry::{Behind, Info, Liveness, RegistryLock, behind, liveness};
 use crate::run_dir::{Entry, RunDir};
+use crate::ublk_recovery::{PATIENCE, left_behind};
 use crate::{SessionError, dying, mount};
 
 /// A server answers this from memory, whatever else it does.
@@ -234,6 +235,11 @@ fn of_dead(entry: &Entry) -> Status {
     let is_mapping = info.as_ref().is_some_and(|info| info.mapping.is_some());
     let what = if is_mapping { "its opening or closing was broken off" } else { "its server died" };
     status.problem = Some(format!("{what}; run `luksctl close {}` to clean up", entry.name));
+    if left_behind(entry).is_some() {
+        let how = "its server died; `luksctl open --backend ublk --recover` of the same image and name goes on with it";
+        let patience_s = PATIENCE.as_secs();
+        status.problem = Some(format!("{how} within {patience_s} s; `luksctl close {}` gives it up", entry.name));
+    }
     if let Some(info) = info {
         status.mount_points = mount_points(entry, Some(&info.device));
         status.image = Some(info.image);

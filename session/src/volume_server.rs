@@ -137,6 +137,7 @@ impl VolumeServer {
             read_only: order.read_only,
             threads: order.threads,
             no_loop: order.no_loop,
+            recovery: order.recovery.clone().map(|recovery| (recovery, opened.fingerprint())),
         };
         let backend = Backend::start(&self.entry, &opened.volume, &options)?;
         let shown = opened.volume.geometry().size;

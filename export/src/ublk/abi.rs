@@ -23,6 +23,8 @@ pub(super) const DEL_DEV: u32 = command(READ | WRITE, CONTROL_BYTES, 0x05);
 pub(super) const START_DEV: u32 = command(READ | WRITE, CONTROL_BYTES, 0x06);
 pub(super) const STOP_DEV: u32 = command(READ | WRITE, CONTROL_BYTES, 0x07);
 pub(super) const SET_PARAMS: u32 = command(READ | WRITE, CONTROL_BYTES, 0x08);
+pub(super) const START_USER_RECOVERY: u32 = command(READ | WRITE, CONTROL_BYTES, 0x10);
+pub(super) const END_USER_RECOVERY: u32 = command(READ | WRITE, CONTROL_BYTES, 0x11);
 /// Does not wait until nobody has the device open (Linux 6.9).
 pub(super) const DEL_DEV_ASYNC: u32 = command(READ, CONTROL_BYTES, 0x14);
 
@@ -32,6 +34,9 @@ pub(super) const COMMIT_AND_FETCH: u32 = command(READ | WRITE, IO_BYTES, 0x21);
 /// Any free number.
 pub(super) const ANY_DEVICE: u32 = u32::MAX;
 const NO_QUEUE: u16 = u16::MAX;
+
+/// Requests wait when the server dies (`UBLK_F_USER_RECOVERY`), and what it had in hand is asked of the next one (`…_REISSUE`).
+pub(super) const RECOVERY_FLAGS: u64 = 1 << 3 | 1 << 4;
 
 const LOGICAL_SHIFTS: (u32, u32) = (9, 12);
 const ATTR_READ_ONLY: u32 = 1;

@@ -70,6 +70,9 @@ pub(crate) struct HowArgs {
     /// Leave the disk a file, attach no loop device to it (fuse)
     #[arg(long)]
     pub(crate) no_loop: bool,
+    /// Keep readers waiting for half a minute when the server dies, and go on with a device that waits (ublk)
+    #[arg(long)]
+    pub(crate) recover: bool,
     /// Threads that serve the disk (fuse, ublk), or each connection to it (nbd)
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
     pub(crate) threads: Option<u32>,
@@ -184,6 +187,7 @@ pub(crate) fn request(
     request.keyslot = keyslot;
     request.threads = how.threads.unwrap_or(0) as usize;
     request.no_loop = how.no_loop;
+    request.recover = how.recover;
     request.backend = match how.backend {
         Backend::Auto => BackendChoice::Auto,
         Backend::Dm => BackendChoice::Dm,

@@ -15,12 +15,13 @@ use std::thread::sleep;
 use std::time::Instant;
 
 use block::{BlockQueue, FileDisk, FileQueue};
-use export::ublk::{OpenQueue, UblkError, UblkExport, UblkOptions, marked, remove, serve};
+use export::ublk::{OpenQueue, Recovery, UblkError, UblkExport, UblkOptions, marked, remove, serve};
 use luks::{Volume, VolumeQueue};
 
 use super::{BackendOptions, PASSER_BY_WAIT, POLL};
 use crate::choice::UBLK;
 use crate::run_dir::Entry;
+use crate::ublk_recovery::{note, start_watcher};
 use crate::{Failure, FailureKind, SessionError, busy, mount_table};
 
 /// A device in service.
@@ -44,8 +45,9 @@ impl UblkBackend {
             }
             Ok(Box::new(VolumeQueue::new(Arc::clone(&volume), below.queue)) as Box<dyn BlockQueue>)
         });
-        let ublk_options =
-            UblkOptions { queues: options.threads, read_only: options.read_only, mark: mark(&entry.folder) };
+        let mark = mark(&entry.folder);
+        let recovery = prepare_recovery(entry, mark, options)?;
+        let ublk_options = UblkOptions { queues: options.threads, read_only: options.read_only, mark, recovery };
         let export = serve(&open_queue, &ublk_options).map_err(|error| failure(&error))?;
         Ok(UblkBackend { export, claim: Mutex::new(None) })
     }
@@ -114,6 +116,27 @@ impl UblkBackend {
             Ok(())
         })
     }
+}
+
+/// What is to be when the server dies; and whether this one goes on where another ended.
+fn prepare_recovery(entry: &Entry, mark: u64, options: &BackendOptions) -> Result<Recovery, Failure> {
+    let Some((order, fingerprint)) = &options.recovery else {
+        return Ok(Recovery::No);
+    };
+    let waiting = marked(mark).map_err(|error| failure(&error))?.into_iter().find(|device| device.waits);
+    let recovery = match (waiting, &order.left) {
+        (Some(device), Some(left)) if left == fingerprint => Recovery::GoOn(device.number),
+        (Some(device), _) => {
+            let what = format!("{} waits for another volume than this one", device.path.display());
+            return Err(Failure::new(FailureKind::OtherVolume, what));
+        }
+        (None, _) => Recovery::Offered,
+    };
+    let system = |what: String| Failure::new(FailureKind::System, what);
+    note(entry, fingerprint).map_err(|error| system(error.to_string()))?;
+    // Before there is a device: nobody may ever wait for ever.
+    start_watcher(mark).map_err(|error| system(format!("cannot start the watcher of the device: {error}")))?;
+    Ok(recovery)
 }
 
 fn failure(error: &UblkError) -> Failure {
