@@ -341,7 +341,10 @@ fn check_size(number: u32, disk: &Geometry) -> Result<(), UblkError> {
     if sectors.saturating_mul(512) <= disk.size.0 {
         return Ok(());
     }
-    Err(UblkError::NotPossible(format!("/dev/ublkb{number} has {sectors} sectors, the disk only {} bytes", disk.size.0)))
+    Err(UblkError::NotPossible(format!(
+        "/dev/ublkb{number} has {sectors} sectors, the disk only {} bytes",
+        disk.size.0
+    )))
 }
 
 type Started = Result<Geometry, UblkError>;

@@ -125,7 +125,7 @@ impl Backend {
         match self {
             Backend::Fuse(backend) => backend.stop(),
             Backend::Nbd(backend) => Ok(backend.stop()),
-            Backend::Ublk(backend) => backend.stop().map(|()| None),
+            Backend::Ublk(backend) => backend.stop(),
         }
     }
 }

@@ -2,6 +2,8 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use block::{BlockIo as _, Bytes, Direct, FileDisk, LockError, OpenMode, UseLock};
 use luks::metadata::segment::{CryptSegment, Segment};
@@ -13,12 +15,17 @@ use luks::{
 use secret::KeyProvider;
 use secret::Secret;
 
+use crate::choice::ServedBy;
 use crate::protocol::UnlockOrder;
 use crate::registry::DigestMark;
 use crate::{Failure, FailureKind, SessionError, SystemEnv};
 
 /// Stack of the thread that unlocks: key derivations keep their memory on the heap.
 const UNLOCK_STACK_BYTES: usize = 1 << 20;
+
+/// A killed server's writes may be under way until the kernel has taken its rings apart; it keeps the image locked for so long.
+const RINGS_END_WAIT: Duration = Duration::from_secs(10);
+const POLL: Duration = Duration::from_millis(20);
 
 pub(crate) type FileContainer = AnyContainer<FileDisk, FileDisk>;
 
@@ -120,7 +127,14 @@ impl Mark {
 impl Prepared {
     /// Opens and locks the image and reads the header. Refuses an image that something else uses.
     pub(crate) fn open(order: &UnlockOrder) -> Result<Prepared, Failure> {
-        Prepared::open_with(order, Direct::IfPossible)
+        let patience = if order.served_by == ServedBy::Ublk { RINGS_END_WAIT } else { Duration::ZERO };
+        let until = Instant::now() + patience;
+        loop {
+            match Prepared::open_with(order, Direct::IfPossible) {
+                Err(failure) if failure.kind == FailureKind::ImageInUse && Instant::now() < until => sleep(POLL),
+                other => return other,
+            }
+        }
     }
 
     /// The same for a mapping of the kernel, which claims a block device for itself: ours is not opened exclusively.

@@ -224,7 +224,9 @@ impl Entry {
     pub(crate) fn remove(&self) -> Result<(), SessionError> {
         // The lock goes last: a folder without lock would look as if its server had never started.
         let links = ["device", "device.new", "control", "nbd"];
-        for name in links.into_iter().chain(["info.json", "info.json.new", "mount.json", "mount.json.new", "ublk", "ublk.new"]) {
+        for name in
+            links.into_iter().chain(["info.json", "info.json.new", "mount.json", "mount.json.new", "ublk", "ublk.new"])
+        {
             remove_file(&self.folder.join(name))?;
         }
         match std::fs::remove_dir(self.fuse_folder()) {

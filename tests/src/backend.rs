@@ -30,6 +30,8 @@ pub enum Backend {
 impl Backend {
     /// `luksctl`'s own that every test of both runs on; ublk's are in `vm_ublk.rs`.
     pub const OURS: [Backend; 2] = [Backend::Dm, Backend::Fuse];
+    /// And ublk.
+    pub const OURS_AND_UBLK: [Backend; 3] = [Backend::Dm, Backend::Fuse, Backend::Ublk];
 
     /// Opens `image` as `name` with the rig's key and returns the device, resolved.
     ///

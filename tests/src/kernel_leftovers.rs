@@ -1,4 +1,4 @@
-//! What the kernel may still hold of a volume: mappings, their nodes, loop devices, keys, udev's semaphores; together with
+//! What the kernel may still hold of a volume: mappings, their nodes, loop devices, ublk devices, keys, udev's semaphores; together with
 //! what [`crate::leftovers`] finds below the run directory.
 #![allow(clippy::unwrap_used)]
 
@@ -27,11 +27,19 @@ pub fn found(rig: &Rig, theirs: &[&str]) -> Vec<String> {
             left.push(format!("{} on {}", device.display(), backing.display()));
         }
     }
+    left.extend(ublk_devices().into_iter().map(|name| format!("the device {name}")));
     left.extend(volume_keys().into_iter().map(|key| format!("the key {key}")));
     if semaphores() > 0 {
         left.push(format!("{} semaphores", semaphores()));
     }
     left
+}
+
+/// The devices of the ublk driver, whoever made them, with or without a server.
+#[must_use]
+pub fn ublk_devices() -> Vec<String> {
+    let listed = std::fs::read_dir("/sys/class/ublk-char").into_iter().flatten().flatten();
+    listed.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
 }
 
 /// Demands that nothing is left.

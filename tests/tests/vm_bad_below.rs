@@ -147,7 +147,7 @@ fn vm_bad_below_errors_reach_the_reader_and_close_cleans_up() {
         let from = usize::try_from(at).unwrap();
         assert!(found == pattern[from..from + found.len()], "{at}");
     };
-    for backend in Backend::OURS {
+    for backend in Backend::OURS_AND_UBLK {
         let rig = Rig::new("bad-below");
         let file = rig.path("disk");
         let ours = [BAD, "disk"];
@@ -194,7 +194,7 @@ fn vm_bad_below_a_mounted_volume_survives_the_disk_of_its_image() {
     if !(starts_clean(test) && vm::is_round_for(test, false)) {
         return;
     }
-    for backend in Backend::OURS {
+    for backend in Backend::OURS_AND_UBLK {
         let rig = Rig::new("bad-outer");
         let (file, outer, inner) = (rig.path("disk"), rig.path("outer"), rig.path("inner"));
         let ours = [BAD, "disk"];

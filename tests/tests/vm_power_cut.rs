@@ -257,12 +257,24 @@ fn vm_power_cut_through_fuse_loses_nothing_that_was_synced() {
 }
 
 #[test]
+fn vm_power_cut_through_ublk_loses_nothing_that_was_synced() {
+    let test = "vm_power_cut_through_ublk_loses_nothing_that_was_synced";
+    if !(starts_clean(test) && vm::is_round_for(test, true)) {
+        return;
+    }
+    campaign(Backend::Ublk, Below::Device);
+    if vm::is_full() {
+        campaign(Backend::Ublk, Below::File);
+    }
+}
+
+#[test]
 fn vm_power_cut_notices_swallowed_flushes() {
     let test = "vm_power_cut_notices_swallowed_flushes";
     if !(starts_clean(test) && vm::is_round_for(test, false)) {
         return;
     }
-    let backends: &[Backend] = if vm::is_full() { &Backend::OURS } else { &[Backend::Dm] };
+    let backends: &[Backend] = if vm::is_full() { &Backend::OURS_AND_UBLK } else { &[Backend::Dm] };
     for &backend in backends {
         let stack = Stack::new(backend, Below::Device);
         let log = stack.record(true);

@@ -30,15 +30,8 @@ fn image(rig: &Rig, theirs: bool, sector_size: &str) -> PathBuf {
     image
 }
 
-/// Devices of the driver, whoever made them.
-fn devices() -> Vec<String> {
-    let listed = fs::read_dir("/sys/class/ublk-char").into_iter().flatten().flatten();
-    listed.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
-}
-
 fn assert_nothing_left(rig: &Rig, after: &str) {
     kernel_leftovers::demand_none(rig, &[], after);
-    assert_eq!(devices(), Vec::<String>::new(), "after {after}");
     let nodes = fs::read_dir("/dev").unwrap().flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
     let left: Vec<String> = nodes.filter(|name| name.starts_with("ublkb") || name.starts_with("ublkc")).collect();
     assert_eq!(left, Vec::<String>::new(), "after {after}");
@@ -212,7 +205,7 @@ fn vm_ublk_killed_server_gives_errors_and_the_next_open_or_close_cleans_up() {
     drop(synced);
     wait_until("the block device stays", || !device.exists());
     assert_eq!(status(&rig, NAME)["state"], "dead");
-    assert_eq!(devices().len(), 1, "the driver keeps the number");
+    assert_eq!(kernel_leftovers::ublk_devices().len(), 1, "the driver keeps the number");
     succeed(&mut rig.luksctl(&["close", NAME]));
     assert_nothing_left(&rig, "closing a dead one");
 
@@ -222,7 +215,7 @@ fn vm_ublk_killed_server_gives_errors_and_the_next_open_or_close_cleans_up() {
     assert!(found == [0x77; 8192], "what was synced is gone");
     kill_server(&rig);
     let again = Backend::Ublk.open(&rig, &image, NAME);
-    assert_eq!(devices().len(), 1, "the dead one is cleaned up");
+    assert_eq!(kernel_leftovers::ublk_devices().len(), 1, "the dead one is cleaned up");
     assert!(File::open(&again).unwrap().read_exact_at(&mut found, 1 << 20).is_ok() && found == [0x77; 8192]);
     // Mounted when it dies: cleaned up when it is not mounted any more.
     let folder = rig.path("mnt");

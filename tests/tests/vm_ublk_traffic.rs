@@ -114,7 +114,11 @@ fn fio(device: &Path, start: usize, mut random: Random, until: Instant) -> u64 {
         fio.args(["--name=verify", "--direct=1", "--ioengine=libaio", "--verify=crc32c", "--verify_fatal=1"]);
         fio.args(["--bsrange=4k-256k", "--thread", "--serialize_overlap=1", "--verify_backlog=64"]);
         fio.args([format!("--rw={how}"), format!("--iodepth={depth}"), format!("--randseed={}", random.number() >> 1)]);
-        fio.args([format!("--offset={start}"), format!("--size={FIO_BYTES}"), format!("--filename={}", device.display())]);
+        fio.args([
+            format!("--offset={start}"),
+            format!("--size={FIO_BYTES}"),
+            format!("--filename={}", device.display()),
+        ]);
         succeed(&mut fio);
         rounds += 1;
     }

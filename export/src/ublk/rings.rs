@@ -188,7 +188,12 @@ impl QueueRing {
             ring.send(abi::FETCH, tag, 0, IoBuf::zeroed(REQUEST_MAX_BYTES as usize))?;
         }
         ring.submit()?;
-        Ok(ring)
+        // Requests come once the device is started, and that would wait for ever for a queue whose fetches were refused.
+        match ring.next() {
+            None => Ok(ring),
+            Some(Event::Dead { error }) => Err(error),
+            Some(Event::Request { .. }) => Err(Errno::BUSY.into()),
+        }
     }
 
     /// Queues the answer to a request, and asks for the next one.

@@ -27,6 +27,7 @@ use crate::{Failure, FailureKind, SessionError, busy, mount_table};
 /// A device in service.
 pub(crate) struct UblkBackend {
     export: UblkExport,
+    volume: Arc<Volume<FileDisk>>,
     /// Held while the device is on its way out.
     claim: Mutex<Option<File>>,
 }
@@ -37,19 +38,19 @@ impl UblkBackend {
         volume: &Arc<Volume<FileDisk>>,
         options: &BackendOptions,
     ) -> Result<UblkBackend, Failure> {
-        let volume = Arc::clone(volume);
+        let served = Arc::clone(volume);
         let open_queue: Arc<OpenQueue> = Arc::new(move |depth| {
-            let below = FileQueue::open(volume.disk().clone(), depth)?;
+            let below = FileQueue::open(served.disk().clone(), depth)?;
             if let Some(why) = &below.pread_because {
                 log::info!("a queue without io_uring: {why}");
             }
-            Ok(Box::new(VolumeQueue::new(Arc::clone(&volume), below.queue)) as Box<dyn BlockQueue>)
+            Ok(Box::new(VolumeQueue::new(Arc::clone(&served), below.queue)) as Box<dyn BlockQueue>)
         });
         let mark = mark(&entry.folder);
         let recovery = prepare_recovery(entry, mark, options)?;
         let ublk_options = UblkOptions { queues: options.threads, read_only: options.read_only, mark, recovery };
         let export = serve(&open_queue, &ublk_options).map_err(|error| failure(&error))?;
-        Ok(UblkBackend { export, claim: Mutex::new(None) })
+        Ok(UblkBackend { export, volume: Arc::clone(volume), claim: Mutex::new(None) })
     }
 
     pub(super) fn device(&self) -> &Path {
@@ -104,17 +105,31 @@ impl UblkBackend {
         self.claim.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes the device away and waits until it is gone.
-    pub(super) fn stop(&mut self) -> Result<(), Failure> {
+    /// Takes the device away and waits until it is gone. `Ok(Some)` tells which writes were lost on the way.
+    pub(super) fn stop(&mut self) -> Result<Option<String>, Failure> {
+        let lost = self.write_back();
         let stopped = self.export.stop();
         self.go_on();
-        stopped.or_else(|error| {
-            if Path::new("/sys/block").join(self.device().file_name().unwrap_or_default()).exists() {
-                return Err(failure(&error));
+        match stopped {
+            Ok(()) => Ok(lost),
+            Err(error) if Path::new("/sys/block").join(self.device().file_name().unwrap_or_default()).exists() => {
+                Err(failure(&error))
             }
-            log::warn!("{error}");
-            Ok(())
-        })
+            Err(error) => {
+                log::warn!("{error}");
+                Ok(lost)
+            }
+        }
+    }
+
+    /// Writes what the kernel caches for the device: of one that could go on without a server the driver would throw it away.
+    fn write_back(&self) -> Option<String> {
+        if self.volume.is_suspended() || !self.export.is_served() {
+            return None;
+        }
+        let claim = self.claim();
+        let error = claim.as_ref()?.sync_all().err()?;
+        Some(format!("the kernel could not write back all that it had cached for {}: {error}", self.device().display()))
     }
 }
 

@@ -90,6 +90,22 @@ fn core_dumps_follow_limit_pattern_and_whether_we_are_dumpable() {
 }
 
 #[test]
+fn ublk_needs_its_driver_its_node_io_uring_and_root() {
+    let mut machine = Fixture::good();
+    machine.write("/proc/misc", "122 ublk-control\n");
+    assert!(machine.finding("ublk").found.ends_with("but there is no /dev/ublk-control"));
+    machine.write("/dev/ublk-control", "");
+    assert_eq!(machine.finding("ublk").level, Level::Ok);
+    machine.answers.io_uring = Err("not here".to_owned());
+    assert!(machine.finding("ublk").found.ends_with("that is denied: not here"));
+    machine.answers.io_uring = Ok(());
+    machine.answers.effective_uid = 1000;
+    assert!(machine.finding("ublk").found.ends_with("only root can use it"));
+    machine.write("/proc/misc", "");
+    assert_eq!(machine.finding("ublk").found, "the kernel lacks ublk_drv");
+}
+
+#[test]
 fn io_uring_and_the_keyring_may_be_forbidden() {
     let mut machine = Fixture::of_a_user();
     machine.answers.io_uring = Err("Operation not permitted (os error 1)".to_owned());
