@@ -42,7 +42,7 @@ pub(crate) struct BackendOptions {
 pub(crate) enum Backend {
     Fuse(FuseBackend),
     Nbd(NbdBackend),
-    Ublk(UblkBackend),
+    Ublk(Box<UblkBackend>),
 }
 
 impl Backend {
@@ -55,7 +55,9 @@ impl Backend {
         match options.served_by {
             ServedBy::Fuse => FuseBackend::start(entry, volume, options).map(Backend::Fuse),
             ServedBy::Nbd => NbdBackend::start(entry, volume, options).map(Backend::Nbd),
-            ServedBy::Ublk => UblkBackend::start(entry, volume, options).map(Backend::Ublk),
+            ServedBy::Ublk => {
+                UblkBackend::start(entry, volume, options).map(|backend| Backend::Ublk(Box::new(backend)))
+            }
         }
     }
 
@@ -108,6 +110,9 @@ impl Backend {
         match self {
             Backend::Fuse(backend) => backend.resized(),
             Backend::Nbd(_) => Err(Failure::new(FailureKind::Size, "NBD has no way to tell its clients a new size")),
+            Backend::Ublk(_) => {
+                Err(Failure::new(FailureKind::Size, "the driver ublk_drv of Linux 6.12 takes no new size"))
+            }
         }
     }
 

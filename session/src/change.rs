@@ -7,7 +7,7 @@ use block::Bytes;
 use secret::KeyProvider;
 use serde::Serialize;
 
-use crate::choice::NBD;
+use crate::choice::{NBD, UBLK};
 use crate::lookup::{OpenVolume, open_volume, served_by};
 use crate::policy::PolicyOrder;
 use crate::protocol::{Reply, Request, ResizeOrder};
@@ -81,7 +81,8 @@ pub fn refresh(
 ///
 /// # Errors
 /// [`SessionError`]; the volume goes on as it was then. An image that is shorter than the volume is refused, for a mapping
-/// unless a size is given. [`SessionError::NotOnBackend`] for NBD, whose clients cannot be told.
+/// unless a size is given. [`SessionError::NotOnBackend`] for NBD, whose clients cannot be told, and ublk,
+/// whose driver (Linux 6.12) takes no new size.
 pub fn resize(
     run: &RunDir,
     name: &str,
@@ -96,7 +97,7 @@ pub fn resize(
 }
 
 fn resize_served(entry: &Entry, size: Option<Bytes>, again: &UnlockAgain) -> Result<ResizeReport, SessionError> {
-    if served_by(entry) == NBD {
+    if [NBD, UBLK].contains(&served_by(entry).as_str()) {
         return Err(not_on_server(entry, "resize"));
     }
     if let Some(what) = again.option_in_use() {

@@ -39,12 +39,6 @@ impl Random {
         Random(seed)
     }
 
-    /// From another sequence's number, for a thread of its own.
-    #[must_use]
-    pub fn from_seed(seed: u64) -> Random {
-        Random(seed)
-    }
-
     /// The next number of the sequence.
     pub fn number(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);

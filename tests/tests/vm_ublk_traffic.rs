@@ -51,7 +51,8 @@ fn drive(device: &Path, start: usize, mut random: Random, until: Instant) -> u64
     let mut buffer = aligned(usize::try_from(LARGEST_BLOCKS).unwrap() * BLOCK_BYTES);
     let mut count = 0;
     while Instant::now() < until {
-        let len = 1 + usize::try_from(random.below(random.pick(&[1, 8, 64, LARGEST_BLOCKS]).max(1))).unwrap();
+        let longest_blocks = random.pick(&[1, 8, 64, LARGEST_BLOCKS]);
+        let len = 1 + usize::try_from(random.below(longest_blocks)).unwrap();
         let first = usize::try_from(random.below((blocks - len) as u64 + 1)).unwrap();
         let (at, len_bytes) = ((start + first * BLOCK_BYTES) as u64, len * BLOCK_BYTES);
         let range = |how: FallocateFlags| {
@@ -72,7 +73,9 @@ fn drive(device: &Path, start: usize, mut random: Random, until: Instant) -> u64
                 model.0[first..first + len].fill(Some(0));
             }
             8 => {
-                range(FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_NO_HIDE_STALE);
+                let (at, len_bytes) = (at.to_string(), len_bytes.to_string());
+                let discard = ["--force", "--offset", &at, "--length", &len_bytes];
+                succeed(Command::new("blkdiscard").args(discard).arg(device));
                 model.0[first..first + len].fill(None);
             }
             _ => file.sync_data().unwrap(),
@@ -105,6 +108,7 @@ fn fio(device: &Path, start: usize, mut random: Random, until: Instant) -> u64 {
         skip("vm_ublk_traffic_is_what_was_written", "fio is not on the host; the model alone ran");
         return 0;
     }
+    let size_bytes = if vm::is_full() { FIO_BYTES } else { FIO_BYTES / 4 };
     let mut rounds = 0;
     while Instant::now() < until || rounds < 2 {
         let how = if rounds % 2 == 0 { "randwrite" } else { "randtrimwrite" };
@@ -116,7 +120,7 @@ fn fio(device: &Path, start: usize, mut random: Random, until: Instant) -> u64 {
         fio.args([format!("--rw={how}"), format!("--iodepth={depth}"), format!("--randseed={}", random.number() >> 1)]);
         fio.args([
             format!("--offset={start}"),
-            format!("--size={FIO_BYTES}"),
+            format!("--size={size_bytes}"),
             format!("--filename={}", device.display()),
         ]);
         succeed(&mut fio);
