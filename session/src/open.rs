@@ -318,6 +318,7 @@ fn start(
 }
 
 /// Takes away what a dead server or a killed opening left of the entry. The caller holds the registry lock.
+#[cfg(feature = "loop")]
 pub(crate) fn clean_entry(entry: &Entry) -> Result<(), SessionError> {
     clean_entry_but(entry, false)
 }

@@ -188,7 +188,8 @@ pub(crate) fn clean(entry: &Entry) -> Result<(), SessionError> {
             continue;
         }
         if device.path.exists()
-            && let Some(user) = busy::users(&device.path).first()
+            // Who only has it open waits for an answer: an error is one.
+            && let Some(user) = busy::users(&device.path).iter().find(|user| !user.starts_with("opened by"))
         {
             return Err(leftover(format!("{}, which is in use: {user}", device.path.display())));
         }
