@@ -208,7 +208,7 @@ mod tests {
         let (disk, mut desk) = desk(4);
         assert_eq!(ask(&mut desk, 2, &request(Operation::WriteZeroes, true, 0, 512), 0).0, 0);
         assert_eq!((disk.counts().zeroes, disk.counts().flushes), (1, 1));
-        disk.fail_once(Op::Flush, 2, BlockErrorKind::Io);
+        disk.fail_once(Op::Flush, 1, BlockErrorKind::Io);
         assert_eq!(ask(&mut desk, 2, &request(Operation::WriteZeroes, true, 0, 512), 0).0, -5);
     }
 
@@ -230,9 +230,9 @@ mod tests {
     #[test]
     fn a_trim_is_a_hint_and_what_was_not_offered_is_refused() {
         let (disk, mut desk) = desk(4);
-        disk.fail_from(Op::Discard, 1, BlockErrorKind::Unsupported);
+        disk.fail_once(Op::Discard, 1, BlockErrorKind::Unsupported);
         assert_eq!(ask(&mut desk, 0, &request(Operation::Discard, false, 0, 512), 0).0, 0);
-        disk.fail_from(Op::Discard, 2, BlockErrorKind::Io);
+        disk.fail_once(Op::Discard, 1, BlockErrorKind::Io);
         assert_eq!(ask(&mut desk, 0, &request(Operation::Discard, false, 0, 512), 0).0, -5);
         assert_eq!(ask(&mut desk, 0, &request(Operation::Read, false, 0, 8704), 0).0, -22);
         assert_eq!(ask(&mut desk, 9, &request(Operation::Read, false, 0, 512), 0).0, -22);
