@@ -26,6 +26,8 @@ pub const ROLE: &str = "postgres";
 const DEBIAN: &str = "/usr/lib/postgresql";
 /// For a recovery on a slow machine.
 const PATIENCE: Duration = Duration::from_secs(180);
+/// SQLSTATE of "not yet".
+const STARTING: &str = "57P03";
 /// Looks at a server that ends until it is signalled again.
 const SIGNAL_AGAIN: u32 = 100;
 /// Last lines of the log that a failure shows.
@@ -164,6 +166,10 @@ impl Cluster {
         loop {
             let refusal = match self.connect() {
                 Ok(connection) => return Ok(connection),
+                // While it starts and recovers it refuses with this; with anything else it will refuse for ever.
+                Err(WireError::Refused { code, message }) if code != STARTING => {
+                    return Err(format!("PostgreSQL lets nobody in: {code} {message}\n{}", self.end_of_log()));
+                }
                 Err(error) => error,
             };
             let ended = self.server.as_mut().and_then(|server| server.try_wait().ok().flatten());
