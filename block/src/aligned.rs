@@ -48,8 +48,8 @@ pub struct BufferPool {
 }
 
 impl BufferPool {
-    /// How many idle buffers a pool keeps.
-    pub const KEPT: usize = 16;
+    /// How many idle buffers a pool keeps: as many as there are writers at a time on a busy disk.
+    pub const KEPT: usize = 64;
 
     /// A pool whose buffers hold `capacity_bytes`; longer requests are served by buffers that are not kept.
     pub const fn new(capacity_bytes: usize) -> BufferPool {

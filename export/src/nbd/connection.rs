@@ -18,7 +18,7 @@ use rustix::net::{SendAncillaryBuffer, SendFlags, sendmsg};
 use super::Export;
 use super::guests::{Guests, Place};
 use super::handshake::{Agreed, haggle};
-use super::requests::{BUFFER_BYTES, Replies, answer, take};
+use super::requests::{BUFFER_BYTES, LongRead, Replies, answer, take};
 
 /// A stream on which everything has to happen before a point in time.
 struct Timed<'a> {
@@ -92,7 +92,7 @@ struct Connection {
     threads: AtomicUsize,
     threads_max: usize,
     sending: Mutex<()>,
-    long_read: Mutex<()>,
+    long_read: LongRead,
     /// Last, so that the disk is let go before the place is given back.
     place: Place,
 }
@@ -115,6 +115,11 @@ pub(super) fn serve(place: Place, exports: &[Export], haggle_time: Duration, thr
         return log::warn!("the connection of {} was closed: {error}", place.who());
     }
     log::info!("{} uses {:?}", place.who(), agreed.name);
+    transmit(place, agreed, threads_max);
+}
+
+/// Serves requests to who has haggled already. As [`serve`].
+pub(super) fn transmit(place: Place, agreed: Agreed, threads_max: usize) {
     let connection = Arc::new(Connection {
         agreed,
         door: Mutex::new(false),
@@ -122,7 +127,7 @@ pub(super) fn serve(place: Place, exports: &[Export], haggle_time: Duration, thr
         threads: AtomicUsize::new(1),
         threads_max,
         sending: Mutex::new(()),
-        long_read: Mutex::new(()),
+        long_read: LongRead::default(),
         place,
     });
     connection.work();

@@ -2,8 +2,10 @@
 //!
 //! * What comes after the header of a WRITE is taken off the stream whatever the verdict, so the next request is found. A longer
 //!   payload than [`MAX_PAYLOAD_BYTES`] ends the connection.
-//! * Memory: a request uses its thread's buffer and goes through it in pieces. Only a READ without structured replies that is
-//!   longer than the buffer needs memory of its own, for its error must be told before its first byte.
+//! * Memory: a request uses its thread's buffer and goes through it in pieces; nothing is allocated. Only a READ without
+//!   structured replies that is longer than the buffer needs more, for its error must be told before its first byte: the
+//!   connection's [`LongRead`], which keeps what an ordinary client asks for.
+//! * Bytes go from the socket into the buffer and from there to the disk, and back: nothing is copied here.
 //! * A success is sent after the disk said so, never before.
 
 use std::io::{self, ErrorKind, Read};
@@ -18,8 +20,14 @@ use super::handshake::{ALLOCATION_ID, Agreed};
 
 /// Bytes of a thread's buffer; a structured READ is answered in chunks of this.
 pub(super) const BUFFER_BYTES: usize = 1 << 20;
+/// Most that a connection keeps for long reads between two of them: the largest request of the kernel's client.
+const LONG_KEPT_BYTES: usize = 4 << 20;
 /// base:allocation of everything: data, and no hole. Below a cipher a hole would not read as zeros.
 const DATA: u32 = 0;
+
+/// Memory of one connection for a READ that is longer than a buffer; such reads go one at a time.
+#[derive(Default)]
+pub(super) struct LongRead(Mutex<Vec<u8>>);
 
 /// Where replies go. Each call is one reply or chunk, whole, never mixed with another thread's.
 pub(super) trait Replies {
@@ -133,12 +141,12 @@ fn check(request: &Request, agreed: &Agreed, buffer_bytes: usize) -> Result<(), 
     Ok(())
 }
 
-/// Carries a request out and answers it. `long_read` is the connection's: one READ at a time has memory of its own.
+/// Carries a request out and answers it. `long_read` is the connection's.
 pub(super) fn answer(
     taken: &Taken,
     agreed: &Agreed,
     buffer: &mut [u8],
-    long_read: &Mutex<()>,
+    long_read: &LongRead,
     replies: &impl Replies,
     is_over: &dyn Fn() -> bool,
 ) -> io::Result<()> {
@@ -185,7 +193,7 @@ fn read(
     request: &Request,
     agreed: &Agreed,
     buffer: &mut [u8],
-    long_read: &Mutex<()>,
+    long_read: &LongRead,
     replies: &impl Replies,
 ) -> io::Result<()> {
     let len_bytes = request.len_bytes as usize;
@@ -199,13 +207,19 @@ fn read(
     if len_bytes <= buffer.len() {
         return answer(&mut buffer[..len_bytes]);
     }
-    let _one_at_a_time = long_read.lock().unwrap_or_else(PoisonError::into_inner);
-    let mut long = Vec::new();
-    if long.try_reserve_exact(len_bytes).is_err() {
-        return replies.send(&simple_reply(request.cookie, Some(NbdError::NoMem)), &[]);
+    let mut long = long_read.0.lock().unwrap_or_else(PoisonError::into_inner);
+    if long.len() < len_bytes {
+        let missing = len_bytes - long.len();
+        if long.try_reserve_exact(missing).is_err() {
+            return replies.send(&simple_reply(request.cookie, Some(NbdError::NoMem)), &[]);
+        }
+        long.resize(len_bytes, 0);
     }
-    long.resize(len_bytes, 0);
-    answer(&mut long)
+    let answered = answer(&mut long[..len_bytes]);
+    if long.len() > LONG_KEPT_BYTES {
+        *long = Vec::new();
+    }
+    answered
 }
 
 fn read_in_chunks(request: &Request, agreed: &Agreed, buffer: &mut [u8], replies: &impl Replies) -> io::Result<()> {

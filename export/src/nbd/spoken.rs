@@ -3,10 +3,9 @@
 
 use std::cell::RefCell;
 use std::io::{self, Read, Write};
-use std::sync::Mutex;
 
 use super::handshake::haggle;
-use super::requests::{Replies, answer, take};
+use super::requests::{LongRead, Replies, answer, take};
 use super::{Export, NbdDisk};
 
 struct Spoken<'a, W>(RefCell<&'a mut W>);
@@ -56,7 +55,7 @@ pub fn speak<R: Read, W: Write>(
         return Ok(());
     };
     let mut buffer = block::AlignedBuf::zeroed(buffer_bytes.max(1));
-    let long_read = Mutex::new(());
+    let long_read = LongRead::default();
     let replies = Spoken(RefCell::new(output));
     while let Some(taken) = take(input, &agreed, &mut buffer).map_err(|error| error.to_string())? {
         answer(&taken, &agreed, &mut buffer, &long_read, &replies, &|| false).map_err(|error| error.to_string())?;
