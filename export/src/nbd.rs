@@ -33,7 +33,7 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 
 use crate::fuse::ExportError;
 use guests::Guests;
-use handshake::NAME_MAX_BYTES;
+use handshake::{Agreed, NAME_MAX_BYTES};
 use served_disk::ServedDisk;
 
 pub use spoken::speak;
@@ -76,6 +76,19 @@ impl Default for NbdOptions {
     fn default() -> NbdOptions {
         NbdOptions { threads: 0, haggle_time: Duration::from_secs(30) }
     }
+}
+
+/// What a client of [`NbdExport::pair`] would have been told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NbdFacts {
+    /// Size in bytes.
+    pub size_bytes: u64,
+    /// Logical block in bytes; smaller requests are possible.
+    pub block_bytes: u32,
+    /// Transmission flags, as the protocol numbers them.
+    pub flags: u16,
+    /// Whether writes are refused.
+    pub read_only: bool,
 }
 
 /// A client that uses an export.
@@ -128,6 +141,7 @@ pub struct NbdExport {
     identity: (u64, u64),
     exports: Arc<Vec<Export>>,
     guests: Arc<Guests>,
+    threads_max: usize,
     wake: Arc<OwnedFd>,
     doorman: Option<JoinHandle<()>>,
 }
@@ -166,6 +180,34 @@ impl NbdExport {
     /// Lets clients in again after [`NbdExport::shut_if_unused`].
     pub fn reopen(&self) {
         self.guests.open();
+    }
+
+    /// A connection to the first export that has haggled already, without structured replies: the kernel's client takes it so.
+    /// Whoever has it is none of [`NbdExport::clients`].
+    ///
+    /// # Errors
+    /// [`ExportError::Socket`].
+    pub fn pair(&self) -> Result<(UnixStream, NbdFacts), ExportError> {
+        let failed = |source| ExportError::Socket { path: self.socket.clone(), source };
+        let export = self.exports.first().ok_or_else(|| failed(io::ErrorKind::NotFound.into()))?;
+        let (ours, theirs) = UnixStream::pair().map_err(failed)?;
+        let agreed = Agreed {
+            disk: Arc::clone(&export.disk),
+            name: export.name.clone(),
+            size_bytes: export.disk.size_bytes(),
+            structured: false,
+            allocation: false,
+        };
+        let facts = NbdFacts {
+            size_bytes: agreed.size_bytes,
+            block_bytes: agreed.disk.block_bytes(),
+            flags: agreed.disk.flags(false),
+            read_only: agreed.disk.is_read_only(),
+        };
+        let (place, threads_max) = (self.guests.arrive(ours, None), self.threads_max);
+        let serve = move || connection::transmit(place, agreed, threads_max);
+        std::thread::Builder::new().name("nbd".to_owned()).spawn(serve).map_err(failed)?;
+        Ok((theirs, facts))
     }
 
     /// Cuts every connection, waits until what is in the disk has come back, removes the socket and flushes.
@@ -231,19 +273,20 @@ pub fn serve(disks: Vec<NbdDisk>, socket: &Path, options: &NbdOptions) -> Result
     };
     let identity = prepared.map_err(remove)?;
     let guests = Arc::new(Guests::default());
+    let threads_max = match options.threads {
+        0 => DEFAULT_THREADS,
+        wanted => wanted.clamp(MIN_THREADS, MAX_THREADS),
+    };
     let door = Door {
         listener,
         wake: Arc::clone(&wake),
         exports: Arc::clone(&exports),
         guests: Arc::clone(&guests),
         haggle_time: options.haggle_time,
-        threads_max: match options.threads {
-            0 => DEFAULT_THREADS,
-            wanted => wanted.clamp(MIN_THREADS, MAX_THREADS),
-        },
+        threads_max,
     };
     let doorman = std::thread::Builder::new().name("nbd-door".to_owned()).spawn(move || door.keep()).map_err(remove)?;
-    Ok(NbdExport { socket: socket.to_path_buf(), identity, exports, guests, wake, doorman: Some(doorman) })
+    Ok(NbdExport { socket: socket.to_path_buf(), identity, exports, guests, threads_max, wake, doorman: Some(doorman) })
 }
 
 fn check_names(exports: &[Export]) -> Result<(), ExportError> {

@@ -36,6 +36,7 @@ pub(crate) struct BackendOptions {
     pub(crate) no_loop: bool,
     /// With the fingerprint of the volume, where somebody wants to go on after the server's death.
     pub(crate) recovery: Option<(RecoveryOrder, String)>,
+    pub(crate) attach: bool,
 }
 
 /// A device in service.
@@ -129,7 +130,7 @@ impl Backend {
     pub(crate) fn stop(&mut self) -> Result<Option<String>, Failure> {
         match self {
             Backend::Fuse(backend) => backend.stop(),
-            Backend::Nbd(backend) => Ok(backend.stop()),
+            Backend::Nbd(backend) => backend.stop(),
             Backend::Ublk(backend) => backend.stop(),
         }
     }

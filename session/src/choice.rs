@@ -15,6 +15,8 @@ pub(crate) const DM_CRYPT: &str = "dm-crypt";
 pub(crate) const FUSE: &str = "fuse";
 pub(crate) const NBD: &str = "nbd";
 pub(crate) const UBLK: &str = "ublk";
+/// NBD with a device of the kernel's client on it.
+pub(crate) const NBD_DEVICE: &str = "nbd device";
 
 /// Which backend to open a volume through.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -113,6 +115,10 @@ pub(crate) struct Chosen {
 }
 
 impl Chosen {
+    fn nbd(self) -> Chosen {
+        Chosen { try_dm: false, served_by: ServedBy::Nbd, ..self }
+    }
+
     /// Notes that dm-crypt is not possible. An error if nothing else is left.
     pub(crate) fn without_dm(&mut self, reason: String) -> Result<(), SessionError> {
         self.try_dm = false;
@@ -160,16 +166,19 @@ pub(crate) fn choose(request: &OpenRequest, uuid: &str) -> Result<Chosen, Sessio
         };
         return refused(backend, UBLK, &["--recover"]);
     }
+    let only_nbd: &[&str] = if request.attach { &["--attach"] } else { &[] };
     match request.backend {
+        BackendChoice::Dm if !only_nbd.is_empty() => return refused(DM_CRYPT, NBD, only_nbd),
+        BackendChoice::Fuse if !only_nbd.is_empty() => return refused(FUSE, NBD, only_nbd),
+        BackendChoice::Ublk if !only_nbd.is_empty() => return refused(UBLK, NBD, only_nbd),
         BackendChoice::Fuse if !only_dm.is_empty() => return refused(FUSE, DM_CRYPT, &only_dm),
         BackendChoice::Nbd if !only_dm.is_empty() => return refused(NBD, DM_CRYPT, &only_dm),
         BackendChoice::Ublk if !only_dm.is_empty() => return refused(UBLK, DM_CRYPT, &only_dm),
         BackendChoice::Nbd if !only_fuse.is_empty() => return refused(NBD, FUSE, &only_fuse),
         BackendChoice::Ublk if !only_fuse.is_empty() => return refused(UBLK, FUSE, &only_fuse),
         BackendChoice::Dm if !only_served.is_empty() => return refused(DM_CRYPT, FUSE, &only_served),
-        BackendChoice::Fuse | BackendChoice::Nbd => {
+        BackendChoice::Fuse => {
             chosen.try_dm = false;
-            chosen.served_by = if request.backend == BackendChoice::Nbd { ServedBy::Nbd } else { ServedBy::Fuse };
             return Ok(chosen);
         }
         BackendChoice::Ublk => {
@@ -179,6 +188,15 @@ pub(crate) fn choose(request: &OpenRequest, uuid: &str) -> Result<Chosen, Sessio
                 Some(reason) => Err(SessionError::BackendNotPossible { backend: UBLK, reason }),
                 None => Ok(chosen),
             };
+        }
+        BackendChoice::Nbd => return Ok(chosen.nbd()),
+        // Nothing else has it.
+        BackendChoice::Auto if !only_nbd.is_empty() && only_dm.is_empty() && only_fuse.is_empty() => {
+            return Ok(chosen.nbd());
+        }
+        BackendChoice::Auto if !only_nbd.is_empty() => {
+            let others = [only_dm, only_fuse].concat();
+            return refused(NBD, "another backend", &others);
         }
         BackendChoice::Dm => chosen.no_fuse = Some(String::new()),
         BackendChoice::Auto if !only_dm.is_empty() => {
@@ -275,6 +293,21 @@ mod tests {
         assert_eq!(told(no_ublk, no_fuse), ("no dm, no ublk, no fuse".to_owned(), ServedBy::Nbd));
         assert_eq!(told(no_ublk, || None), ("no dm, no ublk".to_owned(), ServedBy::Fuse));
         assert_eq!(told(|| None, no_fuse), ("no dm".to_owned(), ServedBy::Ublk));
+    }
+
+    #[test]
+    fn a_device_of_the_nbd_driver_is_had_of_nbd_alone() {
+        let mut request = OpenRequest::new("image", "name");
+        request.attach = true;
+        let chosen = choose(&request, UUID).unwrap();
+        assert!(!chosen.try_dm && chosen.served_by == ServedBy::Nbd);
+        request.backend = BackendChoice::Dm;
+        assert!(refusal(&request).contains("dm-crypt cannot be used: it has no --attach; nbd has"));
+        request.backend = BackendChoice::Fuse;
+        assert!(refusal(&request).contains("fuse cannot be used: it has no --attach; nbd has"));
+        request.backend = BackendChoice::Auto;
+        request.no_loop = true;
+        assert!(refusal(&request).contains("nbd cannot be used: it has no --no-loop"));
     }
 
     #[test]

@@ -20,7 +20,7 @@ use crate::registry::{Behind, Info, Liveness, RegistryLock, behind, liveness, wa
 use crate::run_dir::{Entry, RunDir};
 use crate::spawn::search_path;
 use crate::suspend::sync_device;
-use crate::{FailureKind, SessionError, busy, dying, kernel, mount, mount_table};
+use crate::{FailureKind, SessionError, busy, dying, kernel, mount, mount_table, nbd_device};
 
 const CONNECT_WAIT: Duration = Duration::from_secs(10);
 /// A server that refuses to be closed a second time is about to end.
@@ -162,6 +162,11 @@ pub(crate) fn clean_leftover(entry: &Entry) -> Result<(), SessionError> {
     let disk = entry.fuse_folder().join("disk");
     let loops = busy::loops_on(&disk);
     let mut points: Vec<_> = mount::recorded_point(entry).into_iter().collect();
+    // It has disconnected itself; but the driver lets go of it only when nobody has it open.
+    let attached = Info::read(entry).map(|info| info.device).filter(|device| nbd_device::is_abandoned(device));
+    if let Some(device) = attached {
+        points.extend(mount_table::points_of_device(&device)?);
+    }
     for device in &loops {
         points.extend(mount_table::points_of_device(device)?);
     }

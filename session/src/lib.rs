@@ -34,6 +34,8 @@ mod log_file;
 mod lookup;
 mod mount;
 mod mount_table;
+#[allow(unsafe_code)]
+mod nbd_device;
 mod open;
 mod opener;
 mod path_json;

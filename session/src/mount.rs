@@ -121,8 +121,8 @@ pub fn mount_image(
     server: &ServerCommand,
 ) -> Result<MountReport, SessionError> {
     mount_directory(directory)?;
-    if request.backend == BackendChoice::Nbd {
-        let reason = "it makes a socket, which cannot be mounted; dm-crypt and fuse can".to_owned();
+    if request.backend == BackendChoice::Nbd && !request.attach {
+        let reason = "it makes a socket, which cannot be mounted; dm-crypt, fuse and nbd with --attach can".to_owned();
         return Err(SessionError::BackendNotPossible { backend: NBD, reason });
     }
     let opened = open(run, request, keys, server)?;

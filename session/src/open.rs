@@ -13,7 +13,7 @@ use secret::{KeyProvider, KeyRequest, Purpose, Secret};
 use serde::{Deserialize, Serialize};
 
 use crate::backend::path_hindrance;
-use crate::choice::{Chosen, NBD, ServedBy, choose};
+use crate::choice::{Chosen, NBD, NBD_DEVICE, ServedBy, choose};
 use crate::client::Client;
 use crate::close::clean_leftover;
 use crate::kernel::OpenFailure;
@@ -23,7 +23,7 @@ use crate::registry::{Behind, Liveness, RegistryLock, behind, holder_of, identit
 use crate::run_dir::{Entry, RunDir};
 use crate::spawn::{ServerCommand, Spawned, spawn};
 use crate::ublk_recovery::{RecoveryOrder, left_behind};
-use crate::{BackendChoice, FailureKind, MappingFlags, NotPossible, SessionError, State, dying, kernel};
+use crate::{BackendChoice, FailureKind, MappingFlags, NotPossible, SessionError, State, dying, kernel, nbd_device};
 
 /// From exec to listening; a loaded machine needs a second.
 const START_WAIT: Duration = Duration::from_secs(30);
@@ -56,6 +56,8 @@ pub struct OpenRequest {
     pub no_loop: bool,
     /// Keep readers of a ublk device waiting for half a minute when its server dies, and go on with one that waits.
     pub recover: bool,
+    /// Attach a device of the kernel's NBD client, `/dev/nbdN`: only NBD, only root.
+    pub attach: bool,
     /// The backend.
     pub backend: BackendChoice,
     /// Flags of a dm-crypt mapping; no other backend has them.
@@ -82,6 +84,7 @@ impl OpenRequest {
             threads: 0,
             no_loop: false,
             recover: false,
+            attach: false,
             backend: BackendChoice::Auto,
             flags: MappingFlags::default(),
             limits: luks::Limits::default(),
@@ -96,13 +99,14 @@ impl OpenRequest {
 pub struct OpenReport {
     /// Its name.
     pub name: String,
-    /// The block device (`/dev/mapper/NAME` where it is a mapping), the file below FUSE, or the NBD socket.
+    /// The block device (`/dev/mapper/NAME` where it is a mapping, `/dev/nbdN` where one is attached), the file below FUSE, or
+    /// the NBD socket.
     #[serde(with = "crate::path_json")]
     pub device: PathBuf,
     /// `RUN/NAME/device`, a link to it that stays the same over every open.
     #[serde(with = "crate::path_json")]
     pub link: PathBuf,
-    /// `dm-crypt`, `ublk`, `loop over fuse`, `fuse` or `nbd`.
+    /// `dm-crypt`, `ublk`, `loop over fuse`, `fuse`, `nbd` or `nbd device`.
     pub backend: String,
     /// How NBD clients call it.
     #[serde(default)]
@@ -139,6 +143,7 @@ pub fn open(
     let uuid = check_header(&order, request)?;
     let mut chosen = choose(request, &uuid)?;
     check_socket(&chosen, &entry)?;
+    check_attach(request)?;
     let mut passphrase = None;
     if chosen.try_dm {
         match kernel::open(run, &entry, &order, request, keys) {
@@ -169,6 +174,14 @@ fn check_socket(chosen: &Chosen, entry: &Entry) -> Result<(), SessionError> {
         Some(reason) if chosen.served_by == ServedBy::Nbd => {
             Err(SessionError::BackendNotPossible { backend: NBD, reason })
         }
+        _ => Ok(()),
+    }
+}
+
+/// If it is to be a device of the kernel's NBD client, there must be one.
+fn check_attach(request: &OpenRequest) -> Result<(), SessionError> {
+    match nbd_device::hindrance() {
+        Some(reason) if request.attach => Err(SessionError::BackendNotPossible { backend: NBD_DEVICE, reason }),
         _ => Ok(()),
     }
 }
@@ -238,6 +251,7 @@ fn order(request: &OpenRequest) -> Result<UnlockOrder, SessionError> {
         threads: request.threads,
         no_loop: request.no_loop,
         recovery: request.recover.then_some(RecoveryOrder { left: None }),
+        attach: request.attach,
         limits: LimitsOrder::from(&request.limits),
         policy: PolicyOrder::from(&request.policy),
     })

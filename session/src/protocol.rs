@@ -66,6 +66,8 @@ pub(crate) struct UnlockOrder {
     pub(crate) no_loop: bool,
     #[serde(default)]
     pub(crate) recovery: Option<RecoveryOrder>,
+    #[serde(default)]
+    pub(crate) attach: bool,
     pub(crate) limits: LimitsOrder,
     pub(crate) policy: PolicyOrder,
 }
@@ -319,6 +321,7 @@ mod tests {
             threads: 2,
             no_loop: true,
             recovery: Some(RecoveryOrder { left: Some("volume".to_owned()) }),
+            attach: true,
             limits: (&luks::Limits::default()).into(),
             policy: (&luks::Policy::strict()).into(),
         }

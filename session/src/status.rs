@@ -60,7 +60,7 @@ pub struct Status {
     /// The block device, the file below FUSE, or the NBD socket.
     #[serde(with = "crate::path_json::option")]
     pub device: Option<PathBuf>,
-    /// `dm-crypt`, `ublk`, `fuse`, `loop over fuse` or `nbd`.
+    /// `dm-crypt`, `ublk`, `fuse`, `loop over fuse`, `nbd` or `nbd device`.
     pub backend: Option<String>,
     /// How NBD clients call it.
     #[serde(default)]

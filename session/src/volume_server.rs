@@ -138,6 +138,7 @@ impl VolumeServer {
             threads: order.threads,
             no_loop: order.no_loop,
             recovery: order.recovery.clone().map(|recovery| (recovery, opened.fingerprint())),
+            attach: order.attach,
         };
         let backend = Backend::start(&self.entry, &opened.volume, &options)?;
         let shown = opened.volume.geometry().size;

@@ -399,6 +399,11 @@ fn what_a_socket_cannot_be_is_refused_before_anything_is_asked() {
     let long = "x".repeat(100);
     assert!(refusal(&["open", image, "disk", "--no-loop"]).contains("nbd cannot be used: it has no --no-loop"));
     assert!(refusal(&["open", image, "disk", "--allow-discards"]).contains("--allow-discards; dm-crypt has"));
+    // Without the driver, or without the right to use it.
+    if !Path::new("/sys/block/nbd0").exists() {
+        let words = refusal(&["open", image, "disk", "--attach"]);
+        assert!(words.contains("modprobe nbd") || words.contains("only root"), "{words}");
+    }
     let open_long = run(rig.luksctl(&["open", image, &long, "--backend", "nbd", "--key-file"]).arg(rig.key()));
     let words = String::from_utf8_lossy(&open_long.stderr).into_owned();
     assert!(words.contains("Unix sockets end at 107"), "{words}");

@@ -25,6 +25,7 @@ const UNSAFE_FILES: &[&str] = &[
     "secret/src/pages.rs",
     "session/src/doctor/kernel_calls.rs",
     "session/src/inherited.rs",
+    "session/src/nbd_device.rs",
     "tests/src/bin/denied.rs",
     "tests/src/keyring.rs",
 ];

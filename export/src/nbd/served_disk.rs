@@ -19,6 +19,9 @@ const ZERO_CHUNK_BYTES: u64 = 4 << 20;
 /// Smallest and largest preferred block that is told to clients.
 const PREFERRED_BYTES: (u32, u32) = (4096, 64 << 10);
 
+/// Buffers for parts of blocks that are there from the beginning.
+const PART_BUFFERS: usize = 16;
+
 /// One disk, as many clients see it.
 pub(super) struct ServedDisk {
     view: ByteView<Arc<dyn BlockIo>>,
@@ -35,12 +38,19 @@ impl ServedDisk {
         // Nothing at all is discarded here: what counts is whether the disk knows the word.
         let refused = disk.discard(Bytes::ZERO, Bytes::ZERO).err();
         let trims = !read_only && refused.is_none_or(|error| error.kind != BlockErrorKind::Unsupported);
-        ServedDisk { view: ByteView::new(disk), read_only, trims, failed: AtomicBool::new(false) }
+        let view = ByteView::new(disk);
+        view.reserve_buffers(PART_BUFFERS);
+        ServedDisk { view, read_only, trims, failed: AtomicBool::new(false) }
     }
 
     /// Size now; a client is told it once, when it connects.
     pub(super) fn size_bytes(&self) -> u64 {
         self.view.size().0
+    }
+
+    /// The disk's logical block.
+    pub(super) fn block_bytes(&self) -> u32 {
+        self.view.disk().geometry().logical_block
     }
 
     /// What the disk writes in one piece, as a power of two that clients take.

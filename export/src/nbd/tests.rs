@@ -85,6 +85,21 @@ fn a_user_keeps_the_door_from_being_shut_and_a_looker_does_not() {
 }
 
 #[test]
+fn a_pair_is_in_transmission_at_once_and_is_nobodys_client() {
+    let (_folder, mut export) = served(memory());
+    let (stream, facts) = export.pair().unwrap();
+    assert_eq!((facts.size_bytes, facts.block_bytes, facts.read_only), (SIZE_BYTES, 512, false));
+    let mut client = Client { stream };
+    assert_eq!(client.write(1000, &[5; 3000], flag::FUA), 0);
+    assert_eq!(client.read(1000, 3000).unwrap(), [5; 3000]);
+    assert!(export.clients().is_empty());
+    client.send(&request(2, 0, 0, 0, 0));
+    assert_eq!(client.stream.read(&mut [0]).unwrap(), 0, "goodbye");
+    let (_open, _) = export.pair().unwrap();
+    export.stop().unwrap();
+}
+
+#[test]
 fn a_half_handshake_ends_in_time_and_frees_its_place() {
     let options = NbdOptions { haggle_time: Duration::from_millis(300), ..NbdOptions::default() };
     let (_folder, export) = served_with(memory(), &options);

@@ -70,6 +70,9 @@ pub(crate) struct HowArgs {
     /// Leave the disk a file, attach no loop device to it (fuse)
     #[arg(long)]
     pub(crate) no_loop: bool,
+    /// Attach a free /dev/nbdN of the kernel to it (nbd, root)
+    #[arg(long)]
+    pub(crate) attach: bool,
     /// Keep readers waiting for half a minute when the server dies, and go on with a device that waits (ublk)
     #[arg(long)]
     pub(crate) recover: bool,
@@ -120,7 +123,9 @@ pub(crate) fn run(args: &OpenArgs, common: &Common) -> Result<Code, Failure> {
     if args.report.json {
         output::json(&json!({ "image": output::path(&args.target.image), "opened": opened }))?;
     } else {
-        output::line(&opened.uri.clone().unwrap_or_else(|| opened.device.display().to_string()))?;
+        // Who wanted a device is told that one, not how to call the socket beside it.
+        let uri = opened.uri.clone().filter(|_| !args.how.attach);
+        output::line(&uri.unwrap_or_else(|| opened.device.display().to_string()))?;
     }
     if let Some(slot) = opened.keyslot.filter(|_| common.verbose) {
         output::words(&format!("Key slot {slot} unlocked; {} ({}).", opened.link.display(), opened.backend));
@@ -188,6 +193,7 @@ pub(crate) fn request(
     request.threads = how.threads.unwrap_or(0) as usize;
     request.no_loop = how.no_loop;
     request.recover = how.recover;
+    request.attach = how.attach;
     request.backend = match how.backend {
         Backend::Auto => BackendChoice::Auto,
         Backend::Dm => BackendChoice::Dm,

@@ -1,4 +1,5 @@
-//! A volume as an NBD export on a Unix socket in its entry: `RUN/NAME/nbd`, for this user and root.
+//! A volume as an NBD export on a Unix socket in its entry: `RUN/NAME/nbd`, for this user and root; where it is wanted, with a
+//! device of the kernel's own client attached.
 //!
 //! The export has the volume's name and is also the one that a client gets who names none.
 
@@ -12,7 +13,8 @@ use export::fuse::ExportError;
 use export::nbd::{NbdClient, NbdDisk, NbdExport, NbdOptions, SOCKET_PATH_MAX_BYTES, serve, uri};
 
 use super::{BackendOptions, PASSER_BY_WAIT, POLL};
-use crate::choice::NBD;
+use crate::choice::{NBD, NBD_DEVICE};
+use crate::nbd_device::NbdDevice;
 use crate::run_dir::Entry;
 use crate::{Failure, FailureKind};
 
@@ -21,6 +23,8 @@ const NAMED_MAX: usize = 4;
 
 /// A socket in service.
 pub(crate) struct NbdBackend {
+    /// Before the export, which it is a client of.
+    attached: Option<NbdDevice>,
     export: NbdExport,
     socket: PathBuf,
 }
@@ -44,11 +48,12 @@ impl NbdBackend {
         let nbd_options = NbdOptions { threads: options.threads, ..NbdOptions::default() };
         let export = serve(vec![served], &socket, &nbd_options)
             .map_err(|error| Failure::new(FailureKind::System, error.to_string()))?;
-        Ok(NbdBackend { export, socket })
+        let attached = options.attach.then(|| attach(&export)).transpose()?;
+        Ok(NbdBackend { attached, export, socket })
     }
 
     pub(super) fn device(&self) -> &Path {
-        &self.socket
+        self.attached.as_ref().map_or(&self.socket, NbdDevice::path)
     }
 
     pub(super) fn uri(&self) -> String {
@@ -56,35 +61,55 @@ impl NbdBackend {
     }
 
     pub(super) fn name(&self) -> &'static str {
-        NBD
+        if self.attached.is_some() { NBD_DEVICE } else { NBD }
     }
 
     pub(super) fn loss(&self) -> Option<String> {
+        if let Some(device) = self.attached.as_ref().filter(|device| device.is_lost()) {
+            return Some(format!("Somebody disconnected {}", device.path().display()));
+        }
         (!self.export.is_reachable()).then(|| format!("Somebody removed {}", self.socket.display()))
     }
 
     pub(super) fn users(&self) -> Vec<String> {
         let until = Instant::now() + PASSER_BY_WAIT;
         loop {
-            let users = self.export.shut_if_unused();
-            if users.is_empty() || Instant::now() >= until {
-                return words(&users);
+            let users = self.users_now();
+            if users.is_empty() || Instant::now() >= until || self.attached.as_ref().is_some_and(NbdDevice::is_mounted)
+            {
+                return users;
             }
             sleep(POLL);
         }
+    }
+
+    /// Shuts the socket if there are none.
+    fn users_now(&self) -> Vec<String> {
+        let of_device = self.attached.as_ref().map(NbdDevice::users).unwrap_or_default();
+        if of_device.is_empty() { words(&self.export.shut_if_unused()) } else { of_device }
     }
 
     pub(super) fn go_on(&self) {
         self.export.reopen();
     }
 
-    pub(super) fn stop(&mut self) -> Option<String> {
-        match self.export.stop() {
+    pub(super) fn stop(&mut self) -> Result<Option<String>, Failure> {
+        // Refused, the device works on, and so does the socket.
+        let detached = self.attached.as_mut().map_or(Ok(None), NbdDevice::detach).inspect_err(|_| self.go_on())?;
+        self.attached = None;
+        let stopped = match self.export.stop() {
             Ok(()) => None,
             Err(ExportError::FinalFlush { source, .. }) if source.kind == BlockErrorKind::Suspended => None,
             Err(error) => Some(error.to_string()),
-        }
+        };
+        Ok(detached.or(stopped))
     }
+}
+
+/// A device of the kernel on a connection of its own.
+fn attach(export: &NbdExport) -> Result<NbdDevice, Failure> {
+    let (socket, facts) = export.pair().map_err(|error| Failure::new(FailureKind::System, error.to_string()))?;
+    NbdDevice::attach(socket.into(), facts)
 }
 
 /// The clients by process, each once.
