@@ -7,7 +7,7 @@ use block::Bytes;
 use secret::KeyProvider;
 use serde::Serialize;
 
-use crate::choice::{NBD, UBLK};
+use crate::choice::{NBD, NBD_DEVICE, UBLK};
 use crate::lookup::{OpenVolume, open_volume, served_by};
 use crate::policy::PolicyOrder;
 use crate::protocol::{Reply, Request, ResizeOrder};
@@ -97,7 +97,7 @@ pub fn resize(
 }
 
 fn resize_served(entry: &Entry, size: Option<Bytes>, again: &UnlockAgain) -> Result<ResizeReport, SessionError> {
-    if [NBD, UBLK].contains(&served_by(entry).as_str()) {
+    if [NBD, NBD_DEVICE, UBLK].contains(&served_by(entry).as_str()) {
         return Err(not_on_server(entry, "resize"));
     }
     if let Some(what) = again.option_in_use() {

@@ -34,7 +34,6 @@ const SLOT_BYTES: u64 = 1 << 20;
 const READ: u16 = 0;
 const WRITE: u16 = 1;
 const FLUSH: u16 = 3;
-const TRIM: u16 = 4;
 const WRITE_ZEROES: u16 = 6;
 const STRUCTURED_REPLY: u32 = 8;
 const EXPORT_NAME: u32 = 1;
@@ -100,7 +99,6 @@ impl Client {
         let command = |number: u64| match (number + round) % 8 {
             0..=2 => READ,
             3..=5 => WRITE,
-            6 if round.is_multiple_of(4) => TRIM,
             6 => WRITE_ZEROES,
             _ if round.is_multiple_of(64) => FLUSH,
             _ => READ,
