@@ -5,11 +5,8 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::mount_table;
+use crate::{mount_table, processes};
 
-/// Processes and descriptors looked at.
-const PROCESSES_MAX: usize = 1 << 16;
-const DESCRIPTORS_MAX: usize = 1 << 14;
 /// Users that are named.
 const NAMED_MAX: usize = 4;
 
@@ -85,28 +82,12 @@ fn holders(device: &Path) -> Vec<String> {
 /// Processes other than this one that have `file` open, as far as this user may see.
 fn openers(file: &Path) -> Vec<String> {
     let own = rustix::process::getpid().as_raw_nonzero().get();
-    opener_pids(file).into_iter().filter(|pid| *pid != own).map(describe).collect()
+    processes::with_file_open(file).into_iter().filter(|pid| *pid != own).map(describe).collect()
 }
 
 fn describe(pid: i32) -> String {
     let command = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
     format!("opened by {} (process {pid})", command.trim())
-}
-
-/// Ids of the processes that have `file` open, as far as this user may see.
-pub(crate) fn opener_pids(file: &Path) -> Vec<i32> {
-    let mut pids = Vec::new();
-    for process in std::fs::read_dir("/proc").into_iter().flatten().flatten().take(PROCESSES_MAX) {
-        let Some(pid) = process.file_name().to_str().and_then(|name| name.parse().ok()) else {
-            continue;
-        };
-        let descriptors = std::fs::read_dir(process.path().join("fd")).into_iter().flatten().flatten();
-        let has_it = |descriptor: std::fs::DirEntry| std::fs::read_link(descriptor.path()).is_ok_and(|to| to == file);
-        if descriptors.take(DESCRIPTORS_MAX).any(has_it) {
-            pids.push(pid);
-        }
-    }
-    pids
 }
 
 #[cfg(test)]

@@ -40,6 +40,7 @@ mod open;
 mod opener;
 mod path_json;
 pub mod policy;
+mod processes;
 mod protocol;
 mod registry;
 pub mod run_dir;

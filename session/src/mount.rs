@@ -25,7 +25,7 @@ use crate::registry::{Behind, behind};
 use crate::run_dir::{Entry, NAME_MAX_BYTES, RunDir, replace_file};
 use crate::spawn::{ServerCommand, search_path};
 use crate::suspend::{sync_device, sync_file_system};
-use crate::{BackendChoice, SessionError, busy, mount_table};
+use crate::{BackendChoice, SessionError, mount_table, processes};
 
 /// How long fuse2fs may write after its unmount.
 const FLUSH_WAIT: Duration = Duration::from_secs(600);
@@ -323,7 +323,7 @@ fn wait_for_last_writes(entry: &Entry) -> Result<(), SessionError> {
     // Only fuse2fs is waited for: another process that has the disk open may stay as long as it likes.
     let is_fuse2fs =
         |pid: &i32| std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim() == "fuse2fs");
-    while busy::opener_pids(&device).iter().any(|pid| Some(*pid) != server && is_fuse2fs(pid)) {
+    while processes::with_file_open(&device).iter().any(|pid| Some(*pid) != server && is_fuse2fs(pid)) {
         if Instant::now() >= until {
             let what = format!("the last write of fuse2fs to {}", entry.name);
             return Err(SessionError::Timeout { what, seconds: FLUSH_WAIT.as_secs() });

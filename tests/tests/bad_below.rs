@@ -10,7 +10,7 @@ use std::os::unix::fs::FileExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use block::fault::{FaultDisk, Op};
@@ -35,6 +35,13 @@ const FAILED: [BlockErrorKind; 3] = [BlockErrorKind::Io, BlockErrorKind::Gone, B
 const REPORTS: i32 = 10;
 /// `close`: somebody uses it.
 const BUSY: i32 = 5;
+
+/// One test at a time. A process that one test starts has a copy of every descriptor of another until its exec, and closing
+/// one whose disk another test has stopped waits for that disk.
+fn turn() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// Every request is one of the volume's: no page cache between.
 fn raw(device: &Path) -> FileDisk {
@@ -103,6 +110,7 @@ impl OnFaults {
 
 #[test]
 fn an_error_below_is_an_error_above_and_a_read_may_be_tried_again() {
+    let _turn = turn();
     let test = "bad_below: an_error_below_is_an_error_above_and_a_read_may_be_tried_again";
     for way in Way::ALL.into_iter().filter(|way| way.is_possible(test)) {
         let here = OnFaults::new();
@@ -125,6 +133,7 @@ fn an_error_below_is_an_error_above_and_a_read_may_be_tried_again() {
 
 #[test]
 fn a_write_that_failed_below_is_told_and_nothing_synced_is_lost() {
+    let _turn = turn();
     let test = "bad_below: a_write_that_failed_below_is_told_and_nothing_synced_is_lost";
     for way in Way::ALL.into_iter().filter(|way| way.is_possible(test)) {
         let here = OnFaults::new();
@@ -155,6 +164,7 @@ fn a_write_that_failed_below_is_told_and_nothing_synced_is_lost() {
 
 #[test]
 fn an_image_that_shrank_or_lost_its_name_is_no_end_of_the_server() {
+    let _turn = turn();
     let test = "bad_below: an_image_that_shrank_or_lost_its_name_is_no_end_of_the_server";
     for way in Way::ALL.into_iter().filter(|way| way.is_possible(test)) {
         let rig = Rig::new("below");
@@ -209,6 +219,7 @@ fn full_disk(rig: &Rig) -> (PathBuf, PathBuf) {
 
 #[test]
 fn a_full_file_system_below_is_told_by_name_and_nothing_synced_is_lost() {
+    let _turn = turn();
     let test = "bad_below: a_full_file_system_below_is_told_by_name_and_nothing_synced_is_lost";
     if !(Way::Nbd.is_possible(test) && needs_programs(test, &["mount", "nbdsh"])) {
         return;
@@ -247,6 +258,7 @@ fn a_full_file_system_below_is_told_by_name_and_nothing_synced_is_lost() {
 
 #[test]
 fn two_hundred_clients_at_once_each_find_their_own() {
+    let _turn = turn();
     let test = "bad_below: two_hundred_clients_at_once_each_find_their_own";
     for way in Way::ALL.into_iter().filter(|way| way.is_possible(test)) {
         let rig = Rig::new("below");
@@ -287,6 +299,7 @@ fn end(mut child: Child) {
 
 #[test]
 fn a_client_that_stops_reading_or_hangs_stops_only_itself() {
+    let _turn = turn();
     let test = "bad_below: a_client_that_stops_reading_or_hangs_stops_only_itself";
     if !(Way::Nbd.is_possible(test) && needs_programs(test, &["nbdsh"])) {
         return;
@@ -327,6 +340,7 @@ fn a_client_that_stops_reading_or_hangs_stops_only_itself() {
 
 #[test]
 fn a_server_killed_while_a_reader_waits_is_an_error_and_nothing_synced_is_lost() {
+    let _turn = turn();
     let test = "bad_below: a_server_killed_while_a_reader_waits_is_an_error_and_nothing_synced_is_lost";
     for way in Way::ALL.into_iter().filter(|way| way.is_possible(test)) {
         let rig = Rig::new("below");
