@@ -9,3 +9,4 @@ pub mod contender;
 #[allow(unsafe_code)]
 pub mod limit;
 pub mod rounds;
+pub mod run;
