@@ -8,5 +8,8 @@
 pub mod contender;
 #[allow(unsafe_code)]
 pub mod limit;
+pub mod report;
 pub mod rounds;
 pub mod run;
+pub mod stats;
+pub mod targets;
