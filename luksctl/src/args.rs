@@ -114,6 +114,8 @@ pub(crate) enum Verb {
     Check(verb::check::CheckArgs),
     /// Mend a header: rewrite a damaged copy from the good one, finish removals
     Repair(verb::repair::RepairArgs),
+    /// The managed set of volumes that volumes.toml describes
+    Volume(verb::volume::VolumeArgs),
     /// Look at this machine: what is missing, what could leak, and the command that mends it
     Doctor(verb::doctor::DoctorArgs),
     /// Print manual pages or shell completions

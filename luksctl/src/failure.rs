@@ -102,6 +102,11 @@ impl Failure {
         }
     }
 
+    /// The same in other words.
+    pub(crate) fn saying(self, message: impl Into<String>) -> Failure {
+        Failure { message: message.into(), ..self }
+    }
+
     /// With the real name where a hint says `IMAGE`.
     pub(crate) fn about(self, image: &Path) -> Failure {
         Failure { hint: self.hint.map(|hint| hint.replace("IMAGE", &image.display().to_string())), ..self }

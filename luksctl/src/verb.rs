@@ -29,6 +29,7 @@ pub(crate) mod suspend;
 pub(crate) mod token;
 pub(crate) mod umount;
 pub(crate) mod uuid;
+pub(crate) mod volume;
 
 use session::RunDir;
 
@@ -74,6 +75,7 @@ pub(crate) fn run(cli: &Cli) -> Result<Code, Failure> {
         Verb::Umount(args) => umount::run(args, common),
         Verb::Repair(args) => repair::run(args, common),
         Verb::Check(args) => check::run(args, common),
+        Verb::Volume(args) => volume::run(args, common),
         Verb::Doctor(args) => doctor::run(args, common),
         Verb::Generate(args) => generate::run(args, common),
         Verb::Serve(_) => Err(Failure::wrong("a server is started by `luksctl open`")),

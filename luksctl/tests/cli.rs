@@ -23,3 +23,5 @@ mod signals;
 mod switching;
 #[path = "cli/texts.rs"]
 mod texts;
+#[path = "cli/volume_config.rs"]
+mod volume_config;

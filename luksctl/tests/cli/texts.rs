@@ -2,7 +2,7 @@
 
 use crate::desk::Desk;
 
-const VERBS: [&str; 50] = [
+const VERBS: [&str; 56] = [
     "check",
     "format",
     "open",
@@ -52,6 +52,12 @@ const VERBS: [&str; 50] = [
     "convert",
     "repair",
     "generate",
+    "volume",
+    "volume config",
+    "volume config show",
+    "volume config check",
+    "volume config import",
+    "volume config example",
     "luksAddKey",
 ];
 

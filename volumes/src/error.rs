@@ -1,0 +1,76 @@
+//! The errors of this crate: what, where, which value.
+
+use std::io;
+use std::path::PathBuf;
+
+use secret::{KeySourceError, SecretError};
+
+use crate::config::Fault;
+
+/// Something about the managed set could not be done.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum VolumesError {
+    /// The system refused.
+    #[error("could not {what} {}: {source}", path.display())]
+    Io {
+        /// What was tried: `read`, `write`.
+        what: &'static str,
+        /// With which file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A file that is none of ours: too long, not text, open to others.
+    #[error("{}: {what}", path.display())]
+    File {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// The configuration has faults; each with its line.
+    #[error("{}", faults.iter().map(|fault| format!("{}:{fault}", path.display())).collect::<Vec<_>>().join("\n"))]
+    Config {
+        /// The file.
+        path: PathBuf,
+        /// At least one.
+        faults: Vec<Fault>,
+    },
+    /// Another process holds the audit log.
+    #[error("{}: the audit log is held by another process for more than {waited_s} seconds", path.display())]
+    AuditBusy {
+        /// Its folder.
+        path: PathBuf,
+        /// How long was waited.
+        waited_s: u64,
+    },
+    /// The audit log cannot go on: its state is gone or none, while there are records.
+    #[error("{}: {what}", path.display())]
+    AuditState {
+        /// Its folder.
+        path: PathBuf,
+        /// What is wrong.
+        what: String,
+    },
+    /// The first key of the audit log's chain has another length.
+    #[error("the seed of the audit log has {len_bytes} bytes, not 32")]
+    AuditSeed {
+        /// How many bytes it has.
+        len_bytes: usize,
+    },
+    /// No memory for a secret.
+    #[error(transparent)]
+    Secret(#[from] SecretError),
+    /// The seed could not be read.
+    #[error(transparent)]
+    KeySource(#[from] KeySourceError),
+}
+
+impl VolumesError {
+    /// For `map_err` of a system call that did `what` with `path`.
+    pub(crate) fn io(what: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> VolumesError {
+        let path = path.into();
+        move |source| VolumesError::Io { what, path, source }
+    }
+}
