@@ -9,7 +9,7 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-const ALL: &[&str] = &["secret", "block", "dmcrypt", "luks", "dmsetup", "export", "session", "volumes"];
+const ALL: &[&str] = &["secret", "block", "dmcrypt", "luks", "dmsetup", "export", "session", "keystore", "volumes"];
 
 /// Package, and the packages of this workspace that it may use.
 const MAY_USE: &[(&str, &[&str])] = &[
@@ -20,10 +20,11 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("dmsetup", &["block", "secret"]),
     ("export", &["block"]),
     ("session", &["secret", "block", "dmcrypt", "luks", "dmsetup", "export"]),
-    ("volumes", &["secret", "block", "dmcrypt", "luks", "dmsetup", "export", "session"]),
+    ("keystore", &["secret"]),
+    ("volumes", &["secret", "block", "dmcrypt", "luks", "dmsetup", "export", "session", "keystore"]),
     ("luksctl", ALL),
     ("luksbench", ALL),
-    ("promises", &["secret", "block", "dmcrypt", "luks", "dmsetup", "export", "session", "volumes", "luksctl", "luksbench"]),
+    ("promises", &["secret", "block", "dmcrypt", "luks", "dmsetup", "export", "session", "keystore", "volumes", "luksctl", "luksbench"]),
 ];
 
 /// Crates that make system calls or read clocks and randomness, and the packages that stay clear of them.
