@@ -9,14 +9,18 @@
 
 mod error;
 pub mod files;
+pub mod key_backup;
 pub mod limits;
 pub mod master;
 pub mod metadata;
 mod name;
+mod openpgp;
 mod policy;
+mod recovery;
 mod rotation;
 pub mod sealed;
 mod store;
+mod tarball;
 mod timestamp;
 
 pub use error::{BoxedError, Error};
@@ -25,6 +29,7 @@ pub use master::Master;
 pub use metadata::{Generation, KeyKind, KeyRecord, KeyState, Metadata, OldKey, Rotation, Step};
 pub use name::KeyName;
 pub use policy::{DueKey, DueReport, Policy};
+pub use recovery::RecoveryKey;
 pub use rotation::{Decision, Facts, Outcome, Slots, Wish, decide, rotate, settle};
 pub use store::{Checked, Head, Store};
 pub use timestamp::Timestamp;

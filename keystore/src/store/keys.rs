@@ -47,6 +47,17 @@ impl<F: Files> Store<F> {
         }
     }
 
+    /// Makes the record of a key without a generation, unless it is there.
+    pub(crate) fn add_empty(&mut self, name: &KeyName, kind: KeyKind, now: Timestamp) -> Result<(), Error> {
+        if self.metadata.keys.contains_key(name) {
+            return Ok(());
+        }
+        self.edit(now, |metadata| {
+            metadata.keys.insert(name.clone(), KeyRecord::new(kind, Uuid::nil()));
+            Ok(())
+        })
+    }
+
     fn stage_first(&mut self, name: &KeyName, kind: KeyKind, volume: Uuid, now: Timestamp) -> Result<(), Error> {
         if let Some(record) = self.metadata.keys.get(name) {
             if record.kind != kind || record.volume != volume {
