@@ -24,7 +24,22 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("volumes", &["secret", "block", "dmcrypt", "luks", "dmsetup", "export", "session", "keystore"]),
     ("luksctl", ALL),
     ("luksbench", ALL),
-    ("promises", &["secret", "block", "dmcrypt", "luks", "dmsetup", "export", "session", "keystore", "volumes", "luksctl", "luksbench"]),
+    (
+        "promises",
+        &[
+            "secret",
+            "block",
+            "dmcrypt",
+            "luks",
+            "dmsetup",
+            "export",
+            "session",
+            "keystore",
+            "volumes",
+            "luksctl",
+            "luksbench",
+        ],
+    ),
 ];
 
 /// Crates that make system calls or read clocks and randomness, and the packages that stay clear of them.

@@ -4,7 +4,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-const LIBRARIES: [&str; 9] = ["secret", "block", "dmcrypt", "luks", "dmsetup", "export", "session", "keystore", "volumes"];
+const LIBRARIES: [&str; 9] =
+    ["secret", "block", "dmcrypt", "luks", "dmsetup", "export", "session", "keystore", "volumes"];
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
