@@ -5,11 +5,14 @@
 //! to a piece of pure AES rounds, ratios are taken inside one round, and medians over rounds are reported.
 #![deny(unsafe_code)]
 
+pub mod baseline;
+pub mod compare;
 pub mod contender;
 #[allow(unsafe_code)]
 pub mod limit;
 pub mod report;
 pub mod rounds;
 pub mod run;
+pub mod saved;
 pub mod stats;
 pub mod targets;

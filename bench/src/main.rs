@@ -7,6 +7,8 @@
 
 mod crypto;
 mod exports;
+mod kdf;
+mod past;
 mod queue;
 mod unlock;
 
@@ -35,6 +37,16 @@ enum Verb {
     ServeExport(exports::ServeArgs),
     /// Time to unlock an image: luksctl against cryptsetup, both as processes, with the image's own key derivation
     Unlock(unlock::Args),
+    /// What each key derivation costs here, and what luksctl format would choose and why
+    Kdf(kdf::Args),
+    /// A saved run as a table, and as a page
+    Report(past::ReportArgs),
+    /// The targets that a run is judged by, as a file to change
+    Targets(past::TargetsArgs),
+    /// Two saved runs: exit code 10 if the later one is slower by more than the noise
+    Compare(past::CompareArgs),
+    /// Keep what this machine reaches, and see later whether it got slower
+    Baseline(past::BaselineArgs),
 }
 
 fn main() -> ExitCode {
@@ -44,9 +56,19 @@ fn main() -> ExitCode {
         Verb::Exports(args) => exports::run(&args),
         Verb::ServeExport(args) => exports::serve(&args),
         Verb::Unlock(args) => unlock::run(&args),
+        Verb::Kdf(args) => kdf::run(&args),
+        Verb::Report(args) => return ended(past::report(&args)),
+        Verb::Targets(args) => return ended(past::targets(&args)),
+        Verb::Compare(args) => return ended(past::compare(&args)),
+        Verb::Baseline(args) => return ended(past::baseline(&args)),
     };
+    ended(done.map(|()| ExitCode::SUCCESS))
+}
+
+/// The exit code, after a word on what went wrong.
+fn ended(done: anyhow::Result<ExitCode>) -> ExitCode {
     match done {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("luksbench: {error:#}");
             ExitCode::FAILURE

@@ -2,6 +2,8 @@
 //!
 //! What comes from outside (a run may be anybody's file) is shown without control characters and, in the page, escaped.
 
+mod html;
+mod plot;
 mod table;
 
 use std::io::IsTerminal as _;
@@ -9,6 +11,7 @@ use std::io::IsTerminal as _;
 use crate::run::{Job, Pattern};
 use crate::stats::Estimate;
 
+pub use html::{MARK, html, utc};
 pub use table::table;
 
 /// How a table looks.

@@ -20,8 +20,8 @@ pub const MAX_FILE_BYTES: usize = 64 << 10;
 
 /// Widest interval of a rate around a bound, as a share of the bound.
 pub const RATE_WIDEST: f64 = 0.2;
-/// Widest interval of an overhead around a bound: ten points of a percentage.
-pub const OVERHEAD_WIDEST: f64 = 0.1;
+/// Widest interval of an overhead around a bound: five points of a percentage.
+pub const OVERHEAD_WIDEST: f64 = 0.05;
 /// Widest interval of added microseconds around a bound.
 pub const ADDED_WIDEST_US: f64 = 10.0;
 

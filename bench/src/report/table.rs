@@ -147,7 +147,7 @@ fn targets_below(text: &mut String, run: &Run, judged: &[Judgement], look: Look)
     folded(text, &format!("targets, of {}", shown(layer)), look.width);
     for judged in judged {
         let line = format!(
-            "  {:<14} {:<9} {:<18} {:<24} ",
+            "  {:<13} {:<8} {:<18} {:<23} ",
             shown(&judged.job),
             judged.kind(),
             judged.wanted(),
