@@ -2,9 +2,10 @@
 //! be compared with later.
 //!
 //! The cipher is measured for itself since most disks hide it: a cipher a tenth slower costs nothing where each request
-//! waits for the disk. It goes over all cases many times, with new memory each time, and the median of such a sweep is one
-//! value: rounds right after each other share what disturbs them, so that counting each would make intervals that are too
-//! narrow. Pieces are short, so that few of them are interrupted and what runs beside is the same for a piece and its limit.
+//! waits for the disk. Each sweep over all cases is a process of its own, and the median of its rounds is one value: rounds
+//! right after each other share what disturbs them, and where a process lies in memory alone can make one case of the cipher
+//! a third slower for as long as it lives (one in seven did, on Zen 5). Pieces are short, so that few of them are interrupted
+//! and what runs beside is the same for a piece and its limit.
 
 use std::fs;
 use std::io::Write as _;
@@ -23,15 +24,16 @@ use crate::saved::{self, Saved};
 /// Version of the JSON; another is refused.
 pub const FORMAT: u32 = 1;
 
-/// Times that all cases are gone through, rounds each, and the time of a piece.
-const SWEEPS: usize = 40;
-const ROUNDS: usize = 15;
+/// Sweeps of one measurement, each a process.
+pub const SWEEPS: usize = 16;
+/// Rounds of each case in a sweep, and the time of a piece.
+const ROUNDS: usize = 41;
 const PIECE: Duration = Duration::from_micros(120);
 /// What a call gets: in the second-level cache of everything.
 const CALL_BYTES: usize = 64 << 10;
 
 const MAX_SERIES: usize = 256;
-const MAX_ROUNDS: usize = 15_000;
+const MAX_ROUNDS: usize = 100_000;
 const MAX_SWEEPS: usize = 1000;
 const MAX_TEXT_BYTES: usize = 4096;
 
@@ -78,26 +80,11 @@ impl CryptoSeries {
 }
 
 impl Baseline {
-    /// Measures the cipher now; `slowed_percent` slows it down on purpose.
-    ///
-    /// # Errors
-    /// What the cipher reports.
-    pub fn measure(run: Option<Run>, slowed_percent: u32) -> Result<Baseline> {
+    /// A baseline of now, on this machine.
+    #[must_use]
+    pub fn of(crypto: Vec<CryptoSeries>, run: Option<Run>) -> Baseline {
         let saved_unix_s = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        let crypto = measure_crypto(slowed_percent)?;
-        Ok(Baseline { baseline_format: FORMAT, saved_unix_s, machine: this_machine(), crypto, run })
-    }
-
-    /// Measures the cipher once more and adds that.
-    ///
-    /// # Errors
-    /// What the cipher reports.
-    pub fn measure_more(&mut self, slowed_percent: u32) -> Result<()> {
-        for (series, more) in self.crypto.iter_mut().zip(measure_crypto(slowed_percent)?) {
-            series.own.extend(more.own);
-            series.limit.extend(more.limit);
-        }
-        Ok(())
+        Baseline { baseline_format: FORMAT, saved_unix_s, machine: this_machine(), crypto, run }
     }
 
     /// Holds it against what the comparison takes for granted.
@@ -139,13 +126,22 @@ impl Baseline {
     /// # Errors
     /// The file is something else, or cannot be written.
     pub fn save(&self, path: &Path) -> Result<()> {
-        if path.symlink_metadata().is_ok() && !matches!(saved::read(path), Ok(Saved::Baseline(_))) {
-            bail!("{} exists and is no baseline: it is left alone", path.display());
-        }
+        may_write(path)?;
         let mut text = serde_json::to_string(self)?;
         text.push('\n');
         write_whole(path, &text)
     }
+}
+
+/// Sees to it that a baseline may be written there.
+///
+/// # Errors
+/// There is something else.
+pub fn may_write(path: &Path) -> Result<()> {
+    if path.symlink_metadata().is_ok() && !matches!(saved::read(path), Ok(Saved::Baseline(_))) {
+        bail!("{} exists and is no baseline: it is left alone", path.display());
+    }
+    Ok(())
 }
 
 /// Writes a file in one step: it is whole or as before.
@@ -174,39 +170,46 @@ pub fn default_path() -> Result<PathBuf> {
     Ok(state.join("luksbench/baseline.json"))
 }
 
-/// The cipher that volumes get here, in every case.
-fn measure_crypto(slowed_percent: u32) -> Result<Vec<CryptoSeries>> {
-    let kernel = dmcrypt::kernel();
-    let entry = entry(kernel, slowed_percent);
+/// Adds the rounds of `more` to the same series.
+pub fn add(series: &mut Vec<CryptoSeries>, more: Vec<CryptoSeries>) {
+    for more in more {
+        match series.iter_mut().find(|series| series.name() == more.name()) {
+            Some(series) => {
+                series.own.extend(more.own);
+                series.limit.extend(more.limit);
+            }
+            None => series.push(more),
+        }
+    }
+}
+
+/// One sweep: the cipher that volumes get here, in every case; `slowed_percent` slows it down on purpose.
+///
+/// # Errors
+/// What the cipher reports.
+pub fn sweep(slowed_percent: u32) -> Result<Vec<CryptoSeries>> {
+    let entry = entry(dmcrypt::kernel(), slowed_percent);
     let reference = entry.limit.map(|limit| limit.width().instruction().to_owned());
     let mut entries = vec![entry];
     if reference.is_none() {
         entries.push(contender::xts_mode());
     }
-    let mut all: Vec<CryptoSeries> = Vec::new();
-    for _ in 0..SWEEPS {
-        let mut nth = 0;
-        for sector_size in [SectorSize::S512, SectorSize::S4096] {
-            for direction in Direction::ALL {
-                let case = Case { sector_size, call_bytes: CALL_BYTES, buffers: 1, direction, threads: 1 };
-                let mut rates = interleaved(case, &entries, Plan { rounds: ROUNDS, piece: PIECE })?.into_iter();
-                let own = rates.next().unwrap_or_default();
-                let limit = rates.next().map_or(own.limit, |theirs| theirs.own);
-                if all.len() == nth {
-                    all.push(CryptoSeries {
-                        direction: direction.name().to_owned(),
-                        sector_bytes: sector_size.bytes(),
-                        call_bytes: CALL_BYTES,
-                        reference: reference.clone().unwrap_or_else(|| contender::XTS_MODE.to_owned()),
-                        sweep_rounds: ROUNDS,
-                        own: Vec::new(),
-                        limit: Vec::new(),
-                    });
-                }
-                all[nth].own.extend(own.own);
-                all[nth].limit.extend(limit);
-                nth += 1;
-            }
+    let mut all = Vec::new();
+    for sector_size in [SectorSize::S512, SectorSize::S4096] {
+        for direction in Direction::ALL {
+            let case = Case { sector_size, call_bytes: CALL_BYTES, buffers: 1, direction, threads: 1 };
+            let mut rates = interleaved(case, &entries, Plan { rounds: ROUNDS, piece: PIECE })?.into_iter();
+            let own = rates.next().unwrap_or_default();
+            let limit = rates.next().map_or(own.limit, |theirs| theirs.own);
+            all.push(CryptoSeries {
+                direction: direction.name().to_owned(),
+                sector_bytes: sector_size.bytes(),
+                call_bytes: CALL_BYTES,
+                reference: reference.clone().unwrap_or_else(|| contender::XTS_MODE.to_owned()),
+                sweep_rounds: ROUNDS,
+                own: own.own,
+                limit,
+            });
         }
     }
     Ok(all)

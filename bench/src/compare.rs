@@ -234,21 +234,23 @@ mod tests {
         all.filter(|one| one.change == Change::Slower).map(|one| one.name).collect()
     }
 
-    /// Shares of the limit, as `baseline` measures them: with the noise of a shared machine, and with one that stays for a sweep.
+    /// Shares of the limit, as `baseline` measures them: with the noise of a shared machine, some that
+    /// stays for a sweep, and one sweep of ten a third slower.
     fn crypto(seed: u64, factor: f64) -> Vec<Series> {
-        const SWEEPS: usize = 40;
-        const SWEEP_ROUNDS: usize = 15;
+        const SWEEPS: usize = 16;
+        const SWEEP_ROUNDS: usize = 41;
         let mut random = Random::new(seed);
         let cases = [("encrypt", 512), ("decrypt", 512), ("encrypt", 4096), ("decrypt", 4096)];
         let series = cases.map(|(direction, sector_bytes)| {
             let mut noise = Noise::of_a_shared_machine(&mut random);
             let (mut own, mut limit) = (Vec::new(), Vec::new());
             for _ in 0..SWEEPS {
-                let sweep = 0.03 * random.heavy();
+                let unlucky = if random.uniform() < 0.1 { 0.65 } else { 1.0 };
+                let sweep = unlucky * (0.01 * random.heavy()).exp();
                 for _ in 0..SWEEP_ROUNDS {
                     let common = noise.of_round(&mut random);
                     limit.push(17e9 * common * noise.of_piece(&mut random));
-                    own.push(15e9 * common * sweep.exp() * noise.of_piece(&mut random) * factor);
+                    own.push(15e9 * common * sweep * noise.of_piece(&mut random) * factor);
                 }
             }
             let (direction, reference) = (direction.to_owned(), "vaesenc zmm".to_owned());
@@ -260,13 +262,16 @@ mod tests {
 
     #[test]
     fn a_tenth_in_the_cipher_is_found_and_nothing_where_nothing_is() {
-        let found = (0..40).filter(|seed| slower(&crypto(*seed, 1.0), &crypto(seed + 1000, 0.9)).len() == 4).count();
-        assert_eq!(found, 40, "of 40");
-        let different = (0..40).filter(|seed| {
-            let all = compare(&crypto(*seed, 1.0), &crypto(seed + 1000, 1.0), MARGIN);
-            all.iter().any(|one| one.change != Change::Same)
-        });
-        assert_eq!(different.count(), 0, "of 40");
+        let (mut found, mut different, mut undecided) = (0, 0, 0);
+        for seed in 0..40 {
+            found += u32::from(!slower(&crypto(seed, 1.0), &crypto(seed + 1000, 0.9)).is_empty());
+            let again = compare(&crypto(seed, 1.0), &crypto(seed + 2000, 1.0), MARGIN);
+            different += again.iter().filter(|one| matches!(one.change, Change::Slower | Change::Faster)).count();
+            undecided += again.iter().filter(|one| one.change == Change::TooNoisy).count();
+        }
+        assert!(found >= 36, "{found} of 40");
+        assert_eq!(different, 0, "of 40 × 4");
+        assert!(undecided <= 16, "{undecided} of 40 × 4");
     }
 
     /// Runs of 30 rounds, six jobs on three layers: one layer a tenth slower in one job is found, and only that one.

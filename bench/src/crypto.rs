@@ -1,4 +1,4 @@
-//! `luksbench crypto`: AES-256-XTS in place, one thread, on each kernel of dmcrypt: against the machine's limit and
+//! `luksbench crypto`: AES-256-XTS in place on each kernel of dmcrypt, on one thread or more: against the machine's limit and
 //! against `aes` + `xts-mode`.
 
 use std::time::Duration;
@@ -27,6 +27,9 @@ pub(crate) struct Args {
     /// Buffer sizes, multiples of 4096 bytes; K and M are powers of 1024
     #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "4K,64K,1M", value_parser = size)]
     sizes: Vec<usize>,
+    /// Numbers of threads, each on its own memory; the limit runs on as many
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "1", value_parser = threads)]
+    threads: Vec<usize>,
     /// Time for the whole run, in seconds, as far as the buffer sizes allow
     #[arg(long, value_name = "SECONDS", default_value_t = 10.0, value_parser = seconds)]
     seconds: f64,
@@ -39,6 +42,7 @@ struct Row {
     operation: &'static str,
     sector_bytes: u32,
     buffer_bytes: usize,
+    threads: usize,
     dmcrypt_gb_per_s: f64,
     xts_mode_gb_per_s: f64,
     /// To aes + xts-mode.
@@ -51,6 +55,7 @@ struct Row {
 #[derive(Serialize)]
 struct LimitRow {
     instruction: &'static str,
+    threads: usize,
     gb_per_s: f64,
 }
 
@@ -68,7 +73,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let mut entries: Vec<Entry> =
         Kernel::ALL.into_iter().rev().filter(|kernel| kernel.is_available()).map(contender::kernel).collect();
     entries.push(contender::xts_mode());
-    let cases = args.sizes.len() * 4;
+    let cases = args.sizes.len() * args.threads.len() * 4;
     // A contender's turn: itself and the limit, each with a third of warming.
     let turns = (cases * ROUNDS * entries.len()) as f64 * 8.0 / 3.0;
     let plan = Plan { rounds: ROUNDS, piece: Duration::from_secs_f64(args.seconds / turns).max(MIN_PIECE) };
@@ -77,10 +82,14 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     for sector_size in [SectorSize::S4096, SectorSize::S512] {
         for &call_bytes in &args.sizes {
             contender::check(&entries, sector_size, call_bytes)?;
-            for direction in Direction::ALL {
-                let case = Case { sector_size, call_bytes, buffers: 1, direction, threads: 1 };
+            for (direction, &threads) in
+                Direction::ALL.iter().flat_map(|way| args.threads.iter().map(move |n| (*way, n)))
+            {
+                let case = Case { sector_size, call_bytes, buffers: 1, direction, threads };
                 let rates = interleaved(case, &entries, plan)?;
-                limits.add(&entries, &rates);
+                if threads == args.threads[0] {
+                    limits.add(&entries, &rates);
+                }
                 rows.extend(rows_of(case, &entries, &rates));
             }
         }
@@ -89,7 +98,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         engine: dmcrypt::kernel_and_reason(),
         cipher: "aes-xts-plain64, 512-bit key",
         rounds: ROUNDS,
-        limits: limits.rows(),
+        limits: limits.rows(args.threads[0]),
         rows,
     };
     if args.json {
@@ -109,6 +118,7 @@ fn rows_of(case: Case, entries: &[Entry], rates: &[Rates]) -> Vec<Row> {
         operation: case.direction.name(),
         sector_bytes: case.sector_size.bytes(),
         buffer_bytes: case.call_bytes,
+        threads: case.threads,
         dmcrypt_gb_per_s: gb_per_s(rates),
         xts_mode_gb_per_s: gb_per_s(theirs),
         ratio: Quartiles::of_ratios(&rates.own, &theirs.own).map_or(0.0, |ratio| ratio.median),
@@ -135,9 +145,9 @@ impl Limits {
         }
     }
 
-    fn rows(&self) -> Vec<LimitRow> {
+    fn rows(&self, threads: usize) -> Vec<LimitRow> {
         let row = |(width, rates): (Width, &Vec<f64>)| {
-            Some(LimitRow { instruction: width.instruction(), gb_per_s: Quartiles::of(rates)?.median / 1e9 })
+            Some(LimitRow { instruction: width.instruction(), threads, gb_per_s: Quartiles::of(rates)?.median / 1e9 })
         };
         Self::WIDTHS.into_iter().zip(&self.0).filter_map(row).collect()
     }
@@ -145,13 +155,17 @@ impl Limits {
 
 fn print(report: &Report) {
     println!("kernel in use: {}", report.engine);
-    println!("cipher: {}, one thread, in place, medians of {} rounds", report.cipher, report.rounds);
+    println!("cipher: {}, in place, all threads together, medians of {} rounds", report.cipher, report.rounds);
     for limit in &report.limits {
-        println!("limit, {} back to back, 14 rounds a block: {:.2} GB/s", limit.instruction, limit.gb_per_s);
+        let threads = limit.threads;
+        println!(
+            "limit, {} back to back, 14 rounds a block, threads {threads}: {:.2} GB/s",
+            limit.instruction, limit.gb_per_s
+        );
     }
     println!(
-        "{:<8} {:>7} {:>10}  {:<9} {:>9}  {:<20} {:>16}",
-        "", "sector", "buffer", "kernel", "GB/s", "of the limit", "x aes + xts-mode"
+        "{:<8} {:>7} {:>10} {:>7}  {:<9} {:>9}  {:<20} {:>16}",
+        "", "sector", "buffer", "threads", "kernel", "GB/s", "of the limit", "x aes + xts-mode"
     );
     for row in &report.rows {
         let of_limit = match (row.percent_of_limit, row.limit) {
@@ -159,10 +173,11 @@ fn print(report: &Report) {
             _ => "-".into(),
         };
         println!(
-            "{:<8} {:>5} B {:>6} KiB  {:<9} {:>9.2}  {:<20} {:>16.2}",
+            "{:<8} {:>5} B {:>6} KiB {:>7}  {:<9} {:>9.2}  {:<20} {:>16.2}",
             row.operation,
             row.sector_bytes,
             row.buffer_bytes / 1024,
+            row.threads,
             row.kernel,
             row.dmcrypt_gb_per_s,
             of_limit,
@@ -181,6 +196,14 @@ fn size(text: &str) -> Result<usize> {
     match count.checked_mul(unit) {
         Some(bytes) if bytes > 0 && bytes.is_multiple_of(4096) && bytes <= MAX_BUFFER_BYTES => Ok(bytes),
         _ => bail!("{text:?} is not a multiple of 4096 bytes up to 1024M"),
+    }
+}
+
+/// A number of threads.
+fn threads(text: &str) -> Result<usize> {
+    match text.parse() {
+        Ok(count @ 1..=256) => Ok(count),
+        _ => bail!("{text:?} is no number of threads from 1 to 256"),
     }
 }
 
@@ -203,6 +226,14 @@ mod tests {
         assert_eq!(size("1M").unwrap(), 1 << 20);
         for bad in ["", "0", "K", "5000", "1025M", "99999999999999999999", "-4K"] {
             assert!(size(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn threads_have_bounds() {
+        assert_eq!(threads("2").unwrap(), 2);
+        for bad in ["", "0", "-1", "257", "x"] {
+            assert!(threads(bad).is_err(), "{bad:?}");
         }
     }
 

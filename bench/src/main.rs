@@ -26,7 +26,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Verb {
-    /// AES-256-XTS in memory, one thread: each kernel against the machine's limit and the aes and xts-mode crates
+    /// AES-256-XTS in memory: each kernel against the machine's limit and the aes and xts-mode crates
     Crypto(crypto::Args),
     /// The data plane on one file: io_uring against pread, without and with the cipher
     Queue(queue::Args),
@@ -47,6 +47,9 @@ enum Verb {
     Compare(past::CompareArgs),
     /// Keep what this machine reaches, and see later whether it got slower
     Baseline(past::BaselineArgs),
+    /// One sweep of `baseline`
+    #[command(hide = true)]
+    BaselineSweep(past::SweepArgs),
 }
 
 fn main() -> ExitCode {
@@ -61,6 +64,7 @@ fn main() -> ExitCode {
         Verb::Targets(args) => return ended(past::targets(&args)),
         Verb::Compare(args) => return ended(past::compare(&args)),
         Verb::Baseline(args) => return ended(past::baseline(&args)),
+        Verb::BaselineSweep(args) => return ended(past::sweep(&args)),
     };
     ended(done.map(|()| ExitCode::SUCCESS))
 }

@@ -4,11 +4,11 @@
 
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::process::{Command, ExitCode, Stdio};
 
 use anyhow::{Context as _, Result, bail};
 use clap::Subcommand;
-use luksbench::baseline::{self, Baseline, default_path, write_whole};
+use luksbench::baseline::{self, Baseline, CryptoSeries, default_path, write_whole};
 use luksbench::compare::{self, Change, Comparison, FAMILY_ALPHA, MARGIN, Series};
 use luksbench::report::{self, Look, number, shown, utc};
 use luksbench::run::{Machine, Run};
@@ -97,6 +97,14 @@ enum BaselineVerb {
         #[command(flatten)]
         how: How,
     },
+}
+
+/// Options of `luksbench baseline-sweep`.
+#[derive(clap::Args)]
+pub(crate) struct SweepArgs {
+    /// Slow the cipher down by this many percent
+    #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u32).range(0..=90))]
+    slow_down: u32,
 }
 
 /// What `report --json` prints.
@@ -198,8 +206,9 @@ pub(crate) fn baseline(args: &BaselineArgs) -> Result<ExitCode> {
     match &args.verb {
         BaselineVerb::Save { run, file } => {
             let path = file.clone().map_or_else(default_path, Ok)?;
+            baseline::may_write(&path)?;
             let run = run.as_deref().map(read_run).transpose()?;
-            let baseline = Baseline::measure(run, 0)?;
+            let baseline = Baseline::of(measured_crypto(0)?, run);
             if let (None, Some(folder)) = (file, path.parent()) {
                 std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
             }
@@ -218,7 +227,7 @@ pub(crate) fn baseline(args: &BaselineArgs) -> Result<ExitCode> {
             if !how.json {
                 println!("baseline of {}", utc(before.saved_unix_s));
             }
-            let mut after = Baseline::measure(run, *slow_down)?;
+            let mut after = Baseline::of(measured_crypto(*slow_down)?, run);
             let before = Measured::of(Saved::Baseline(before));
             // What is slower or undecided is measured longer: a busy second is not the cipher.
             for _ in 1..ATTEMPTS {
@@ -228,17 +237,39 @@ pub(crate) fn baseline(args: &BaselineArgs) -> Result<ExitCode> {
                 if all.iter().all(|one| matches!(one.change, Change::Same | Change::Faster)) {
                     break;
                 }
-                after.measure_more(*slow_down)?;
+                baseline::add(&mut after.crypto, measured_crypto(*slow_down)?);
             }
             before.against(&Measured::of(Saved::Baseline(Box::new(after))), how)
         }
     }
 }
 
+/// Measures the cipher, each sweep in a process of its own.
+fn measured_crypto(slow_down: u32) -> Result<Vec<CryptoSeries>> {
+    let program = std::env::current_exe().context("cannot find this program")?;
+    let mut all = Vec::new();
+    for _ in 0..baseline::SWEEPS {
+        let mut command = Command::new(&program);
+        command.args(["baseline-sweep", "--slow-down", &slow_down.to_string()]).stdin(Stdio::null());
+        let output = command.stderr(Stdio::inherit()).output().context("cannot run this program again")?;
+        if !output.status.success() {
+            bail!("a sweep over the cipher ended with {}", output.status);
+        }
+        baseline::add(&mut all, serde_json::from_slice(&output.stdout)?);
+    }
+    Ok(all)
+}
+
+/// One sweep, for the process that asked for it.
+pub(crate) fn sweep(args: &SweepArgs) -> Result<ExitCode> {
+    println!("{}", serde_json::to_string(&baseline::sweep(args.slow_down)?)?);
+    Ok(ExitCode::SUCCESS)
+}
+
 /// What can be compared: a run, the cipher, or both.
 struct Measured {
     machine: Machine,
-    crypto: Vec<baseline::CryptoSeries>,
+    crypto: Vec<CryptoSeries>,
     run: Option<Run>,
 }
 

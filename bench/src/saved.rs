@@ -221,6 +221,8 @@ mod tests {
         assert!(refused(r#"{"format": 1}"#).contains("missing field"));
         assert!(refused(r#"{"format": -1}"#).contains("invalid value"));
         assert!(refused(r#"{"baseline_format": 9}"#).contains("its baseline_format is 9"));
-        assert!(refused(&"[".repeat(1 << 20)).contains("recursion"));
+        assert!(refused(&"[".repeat(1 << 20)).contains("invalid type"));
+        let deep = format!(r#"{{"format": 1, "remarks": {}"#, "[".repeat(1 << 20));
+        assert!(refused(&deep).contains("EOF"));
     }
 }
