@@ -15,8 +15,9 @@ use crate::baseline::CryptoSeries;
 use crate::run::{Machine, PLAIN, Run};
 use crate::stats::{self, Estimate};
 
-/// The chance that any of all comparisons calls two alike different: 1%, before the margin, which makes it far less.
-pub const FAMILY_ALPHA: f64 = 0.01;
+/// The chance that any of all intervals misses the truth: 5%. Calling two alike different is far rarer, since the interval must
+/// miss it by the margin.
+pub const FAMILY_ALPHA: f64 = 0.05;
 /// Changes up to this share are none, unless said otherwise.
 pub const MARGIN: f64 = 0.03;
 /// A slow-down of this share is to be found; where it cannot be excluded, the answer is "too noisy".
@@ -291,6 +292,22 @@ mod tests {
         assert!(found >= 18, "{found} of 20");
         assert_eq!(different, 0, "of 20 × 18");
         assert!(undecided <= 4, "{undecided} of 20 × 18");
+    }
+
+    /// Seven rounds, as `luksbench io` has them unless told otherwise: a tenth may be missed, a third is not, and nothing is invented.
+    #[test]
+    fn seven_rounds_find_a_third() {
+        let slowed = |_: &str, layer: &str| if layer == "fuse" { 0.67 } else { 1.0 };
+        for seed in 0..20 {
+            let before = series_of_run(&run(seed, 7, |_, _| 1.0));
+            let found = slower(&before, &series_of_run(&run(seed + 5000, 7, slowed)));
+            assert!(!found.is_empty() && found.iter().all(|name| name.ends_with(" fuse")), "{seed}: {found:?}");
+            let again = compare(&before, &series_of_run(&run(seed + 9000, 7, |_, _| 1.0)), MARGIN);
+            assert!(
+                again.iter().all(|one| !matches!(one.change, Change::Slower | Change::Faster)),
+                "{seed}: {again:?}"
+            );
+        }
     }
 
     /// The disk twice as fast as at the other time, for all: no layer is to blame.

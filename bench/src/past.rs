@@ -296,7 +296,17 @@ impl Measured {
             (Some(before), Some(after)) => compare::comparable(before, after)?,
             _ => compare::comparable_machines(&self.machine, &after.machine)?,
         };
-        let (before, after) = (self.series(), after.series());
+        let missing = self.run.as_ref().filter(|_| after.run.is_none());
+        doubts.extend(missing.map(|run| {
+            let target = &run.settings.target;
+            format!("the earlier measurement has a run on {target}, too: give a new one to compare it with")
+        }));
+        let common = |measured: &Measured| {
+            let mut all = measured.series();
+            all.retain(|one| missing.is_none() || one.name.starts_with("cipher "));
+            all
+        };
+        let (before, after) = (common(self), common(after));
         let references =
             before.iter().filter_map(|one| Some((one, after.iter().find(|other| other.name == one.name)?)));
         for (before, after) in references {
