@@ -21,7 +21,7 @@ use crate::verb;
 #[derive(Debug, Parser)]
 #[command(name = "luksctl", version, max_term_width = 100, arg_required_else_help = true)]
 #[command(
-    after_help = "cryptsetup's verbs (luksFormat, luksOpen, luksDump, luksAddKey …) work, too.\n--help says where passphrases come from, and what the exit codes are.",
+    after_help = "cryptsetup's verbs work, too. --help says where passphrases come from, and the exit codes.",
     after_long_help = "cryptsetup's verbs (luksFormat, luksOpen, luksDump, luksAddKey …) work, too.\nPassphrases come from a prompt, standard input, --key-file or --key-fd; never from the \
                         command line or the environment.\nLUKSCTL_CPU=portable|aesni|vaes256|vaes512 in \
                         the environment chooses the AES code (default: the fastest that runs here).\nExit codes: 0 done, 1 wrong parameters, 2 wrong passphrase, \
@@ -116,6 +116,8 @@ pub(crate) enum Verb {
     Repair(verb::repair::RepairArgs),
     /// The managed set of volumes that volumes.toml describes
     Volume(verb::volume::VolumeArgs),
+    /// The log of what was done to the managed set: show, verify
+    Audit(verb::audit::AuditArgs),
     /// Look at this machine: what is missing, what could leak, and the command that mends it
     Doctor(verb::doctor::DoctorArgs),
     /// Print manual pages or shell completions

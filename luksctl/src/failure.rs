@@ -102,6 +102,11 @@ impl Failure {
         }
     }
 
+    /// The same with a next command, if it has none.
+    pub(crate) fn or_hint(self, hint: impl Into<String>) -> Failure {
+        Failure { hint: self.hint.or_else(|| Some(hint.into())), ..self }
+    }
+
     /// The same in other words.
     pub(crate) fn saying(self, message: impl Into<String>) -> Failure {
         Failure { message: message.into(), ..self }

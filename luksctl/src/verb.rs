@@ -1,5 +1,6 @@
 //! One file per verb: its arguments and what it does. A verb gives an exit code or a failure; it never ends the process.
 
+pub(crate) mod audit;
 pub(crate) mod check;
 pub(crate) mod close;
 pub(crate) mod convert;
@@ -75,6 +76,7 @@ pub(crate) fn run(cli: &Cli) -> Result<Code, Failure> {
         Verb::Umount(args) => umount::run(args, common),
         Verb::Repair(args) => repair::run(args, common),
         Verb::Check(args) => check::run(args, common),
+        Verb::Audit(args) => audit::run(args, common),
         Verb::Volume(args) => volume::run(args, common),
         Verb::Doctor(args) => doctor::run(args, common),
         Verb::Generate(args) => generate::run(args, common),

@@ -3,6 +3,8 @@
 
 #[path = "cli/aliases.rs"]
 mod aliases;
+#[path = "cli/audit.rs"]
+mod audit;
 #[path = "cli/bad_input.rs"]
 mod bad_input;
 #[path = "cli/codes.rs"]

@@ -1,12 +1,13 @@
 //! The managed set: encrypted volumes for an application, described by one file.
 //!
 //! [`config`] is `volumes.toml`, read whole and checked before anything acts on it; [`variables`] knows the volume
-//! encryption guide's environment variables and writes them into that file.
+//! encryption guide's environment variables and writes them into that file; [`audit`] is the log of what was done.
 //!
 //! Invariants: a configuration that [`config::Config`] holds is possible and its profile's demands are met; what nothing
 //! acts on is not accepted.
 #![forbid(unsafe_code)]
 
+pub mod audit;
 pub mod config;
 mod error;
 pub mod variables;

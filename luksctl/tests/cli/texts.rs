@@ -2,7 +2,7 @@
 
 use crate::desk::Desk;
 
-const VERBS: [&str; 56] = [
+const VERBS: [&str; 59] = [
     "check",
     "format",
     "open",
@@ -52,6 +52,9 @@ const VERBS: [&str; 56] = [
     "convert",
     "repair",
     "generate",
+    "audit",
+    "audit show",
+    "audit verify",
     "volume",
     "volume config",
     "volume config show",

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Subcommand};
 use rustix::fs::{FlockOperation, flock};
 use serde_json::json;
+use volumes::audit::{Category, Event, Level, Outcome};
 use volumes::config::EXAMPLE;
 use volumes::variables::{self, DotEnv, Import};
 
@@ -14,6 +15,7 @@ use crate::args::target::ReportArgs;
 use crate::exit::Code;
 use crate::failure::Failure;
 use crate::output;
+use crate::verb::audit;
 
 /// Arguments of `volume config`.
 #[derive(Debug, Args)]
@@ -114,7 +116,7 @@ fn import(args: &ImportArgs) -> Result<Code, Failure> {
         }
     })?;
     if !args.dry_run && !import.changes.is_empty() {
-        volumes::config::replace(path, &import.text).map_err(failed)?;
+        write(path, &text, &import)?;
     }
     report(args, &import, found.others)
 }
@@ -127,6 +129,35 @@ fn alone(path: &Path) -> Result<File, Failure> {
         Failure::busy(format!("{}: another import is under way", path.display())).with_hint("try again when it is done")
     })?;
     Ok(folder)
+}
+
+/// Records each change and then makes them. The log is that of the set as it was: turning it off is its last record.
+fn write(path: &Path, before: &str, import: &Import) -> Result<(), Failure> {
+    let failed = |error| of_volumes(path, &error);
+    let before = volumes::config::Config::parse(before, path).map_err(failed)?;
+    let config = if before.audit.enabled { &before } else { &import.config };
+    let events: Vec<Event> = import
+        .changes
+        .iter()
+        .map(|change| Event::config(path.display(), &change.key, &change.old, &change.new))
+        .map(
+            |event| {
+                if import.changes.iter().any(|change| change.loosens) { event.level(Level::Warning) } else { event }
+            },
+        )
+        .collect();
+    if config.audit.enabled {
+        audit::record(config, &events)?;
+    }
+    volumes::config::replace(path, &import.text).map_err(|error| {
+        if config.audit.enabled {
+            let event = Event::new(Category::Config, "set", path.display()).ended(Outcome::Failed);
+            if let Err(error) = audit::record(config, &[event]) {
+                log::warn!("{}", error.message());
+            }
+        }
+        failed(error)
+    })
 }
 
 /// Says what changed, and what did not.
