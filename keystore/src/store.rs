@@ -14,6 +14,7 @@ pub(crate) use values::VALUES_FOLDER;
 
 use crate::files::{Files, replace};
 use crate::limits::METADATA_BYTES_MAX;
+use crate::master::MasterSource;
 use crate::metadata::{METADATA_FILE, from_hex, from_json, to_hex, to_json};
 use crate::{Error, KeyName, Master, Metadata, Policy, Timestamp};
 use serde_json::Map;
@@ -120,6 +121,27 @@ impl<F: Files> Store<F> {
             return Err(Error::MetadataChanged);
         }
         Ok(Store { files, master, metadata, mac, is_tidy: false, has_failed: false })
+    }
+
+    /// Opens the store with the first of `sources` that has its master secret. More than one source is for a change of the
+    /// master secret that may have been cut off: the old one and the new one.
+    ///
+    /// # Errors
+    /// What a source says, unless it has no master secret and is not the last; [`Error::WrongMaster`] if none fits; and as
+    /// [`Store::open`].
+    pub fn open_by(files: F, sources: &mut [Box<dyn MasterSource>]) -> Result<Store<F>, Error> {
+        let metadata = Metadata::read(&files)?;
+        let last = sources.len().saturating_sub(1);
+        for (at, source) in sources.iter_mut().enumerate() {
+            let master = match source.fetch() {
+                Err(Error::NoMaster { .. }) if at < last => continue,
+                fetched => fetched?,
+            };
+            if master.id(metadata.store)? == metadata.master_id {
+                return Store::open(files, master);
+            }
+        }
+        Err(Error::WrongMaster)
     }
 
     /// What the metadata says.

@@ -1,6 +1,7 @@
 //! A store in a real folder: what it refuses, what it notices, and that no key ever lies in it in the clear.
 #![allow(clippy::unwrap_used)]
 
+use keystore::master::{MasterFile, MasterSource};
 use keystore::{Error, Folder, Head, KeyKind, KeyName, Master, Metadata, OldKey, Policy, Store, Timestamp};
 use secret::Secret;
 use std::fs;
@@ -88,6 +89,22 @@ fn a_store_opens_again_with_its_master_and_with_no_other() {
     fs::set_permissions(empty.path(), fs::Permissions::from_mode(0o700)).unwrap();
     let none = Store::open(Folder::open(empty.path(), Duration::ZERO).unwrap(), master());
     assert!(matches!(none, Err(Error::NoStore { .. })));
+}
+
+#[test]
+fn of_several_sources_the_one_that_fits_opens_the_store() {
+    let scene = Scene::new();
+    let source = |name: &str| -> Box<dyn MasterSource> { Box::new(MasterFile::new(scene.file(name))) };
+    MasterFile::new(scene.file("master.key")).write(&master()).unwrap();
+    let next = MasterFile::new(scene.file("master.key.next")).create().unwrap();
+    let open = |names: &[&str]| {
+        let mut sources: Vec<_> = names.iter().map(|name| source(name)).collect();
+        Store::open_by(scene.folder(), &mut sources)
+    };
+    open(&["missing", "master.key.next", "master.key"]).unwrap().change_master(next, now(5)).unwrap();
+    open(&["master.key", "master.key.next"]).unwrap().key(&name("data")).unwrap();
+    assert!(matches!(open(&["master.key"]), Err(Error::WrongMaster)));
+    assert!(matches!(open(&["missing"]), Err(Error::NoMaster { .. })));
 }
 
 #[test]
@@ -290,6 +307,9 @@ fn an_imported_key_keeps_its_bytes_and_the_raw_file_of_the_guide_stays() {
     store.import_key(&config, volume, &key, now(5)).unwrap();
     let other = Secret::copy_of(b"another").unwrap();
     assert!(matches!(store.import_key(&config, volume, &other, now(5)), Err(Error::State { .. })));
+    let empty = Secret::zeroed(0).unwrap();
+    assert!(store.import_key(&name("none"), volume, &empty, now(5)).is_err());
+    assert!(!store.metadata().keys.contains_key(&name("none")));
     store.activate(&config, now(6)).unwrap();
     assert!(store.key(&config).unwrap().ct_eq(&raw));
     assert_eq!(fs::read(scene.file("config.key")).unwrap(), raw);

@@ -4,7 +4,7 @@
 use super::layout::{active_file, numbered_file};
 use super::{Checked, Store};
 use crate::files::{Files, destroy, replace};
-use crate::limits::{IEEE_1619_BYTES_MAX, VOLUME_KEY_BYTES};
+use crate::limits::{IEEE_1619_BYTES_MAX, SEALED_BYTES_MAX, VOLUME_KEY_BYTES};
 use crate::master::random_secret;
 use crate::sealed::{self, FILE_BYTES_MAX};
 use crate::{Error, KeyKind, KeyName, KeyRecord, KeyState, Metadata, OldKey, Rotation, Step, Timestamp};
@@ -37,8 +37,15 @@ impl<F: Files> Store<F> {
     /// Takes over `key`, the bytes of a key file, as generation 1, staged. Again with the same bytes changes nothing.
     ///
     /// # Errors
-    /// As [`Store::add_key`]; [`Error::State`] if another key is staged already; [`Error::TooLarge`] beyond 64 KiB.
+    /// As [`Store::add_key`]; [`Error::State`] if another key is staged already, or `key` is empty; [`Error::TooLarge`]
+    /// beyond 64 KiB.
     pub fn import_key(&mut self, name: &KeyName, volume: Uuid, key: &Secret, now: Timestamp) -> Result<(), Error> {
+        if key.is_empty() {
+            return Err(state_error(name, "cannot be imported: it is empty"));
+        }
+        if key.len() > SEALED_BYTES_MAX {
+            return Err(Error::TooLarge { file: active_file(name), limit_bytes: SEALED_BYTES_MAX });
+        }
         self.stage_first(name, KeyKind::Volume, volume, now)?;
         match self.find_key(name, 1)? {
             None => self.write_key(name, 1, key, now),

@@ -80,7 +80,6 @@ impl<F: Files> Store<F> {
         if self.is_tidy {
             return Ok(());
         }
-        self.is_tidy = true;
         for folder in ["", super::VALUES_FOLDER] {
             for name in self.files.list(folder)? {
                 let file = if folder.is_empty() { name } else { format!("{folder}/{name}") };
@@ -92,6 +91,7 @@ impl<F: Files> Store<F> {
             self.order_names(&name)?;
             self.destroy_wiped(&name)?;
         }
+        self.is_tidy = true;
         Ok(())
     }
 

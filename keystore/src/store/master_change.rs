@@ -11,7 +11,9 @@ use crate::sealed;
 use crate::{Error, KeyName, Master, Timestamp};
 
 impl<F: Files> Store<F> {
-    /// Lets the store hang on `master` from now on. The old master secret opens nothing in the folder afterwards; it still
+    /// Lets the store hang on `master` from now on. Its source must have it already, durably, and the old source keep the
+    /// old one until this is done: a command that is cut off leaves a store that opens with one of the two
+    /// ([`Store::open_by`]). The old master secret opens nothing in the folder afterwards; it still
     /// opens copies of the old files, so a key that may be known should be rotated too.
     ///
     /// # Errors

@@ -7,12 +7,23 @@ use std::rc::Rc;
 #[derive(Clone, Default)]
 pub(crate) struct Power {
     left: Rc<Cell<Option<u32>>>,
+    refusal: Rc<Cell<Option<u32>>>,
 }
 
 impl Power {
     /// Fails after `changes` more changes.
     pub(crate) fn cut_after(&self, changes: u32) {
         self.left.set(Some(changes));
+    }
+
+    /// Refuses one change, after `changes` more, as a full disk does; later ones are done.
+    pub(crate) fn refuse_after(&self, changes: u32) {
+        self.refusal.set(Some(changes));
+    }
+
+    /// Whether a refusal is still to come.
+    pub(crate) fn will_refuse(&self) -> bool {
+        self.refusal.get().is_some()
     }
 
     pub(crate) fn restore(&self) {
@@ -25,6 +36,14 @@ impl Power {
 
     /// One change; false if there is no power for it.
     pub(crate) fn change(&self) -> bool {
+        match self.refusal.get() {
+            Some(0) => {
+                self.refusal.set(None);
+                return false;
+            }
+            Some(left) => self.refusal.set(Some(left - 1)),
+            None => {}
+        }
         match self.left.get() {
             Some(0) => return false,
             Some(left) => self.left.set(Some(left - 1)),

@@ -114,6 +114,32 @@ fn every_change_cut_at_every_change_of_the_disk_is_done_or_not_and_can_be_done_a
     }
 }
 
+/// A full disk, or one that says no for another reason, once.
+#[test]
+fn every_change_that_is_refused_one_change_of_the_disk_can_be_done_again() {
+    let base = scene();
+    let data = opened(&base).key(&name("data")).unwrap();
+    for (operation, run) in OPERATIONS {
+        for refused in 0.. {
+            let power = Power::default();
+            let disk = base.copy(&power);
+            let mut store = opened(&disk);
+            power.refuse_after(refused);
+            let result = run(&mut store);
+            if power.will_refuse() {
+                assert!(refused > 3 && result.is_ok());
+                break;
+            }
+            let case = format!("{operation}, change {refused}");
+            drop(store);
+            holds(&opened(&disk), &data, &case);
+            let mut store = opened(&disk);
+            run(&mut store).unwrap_or_else(|error| panic!("{case}: {error}"));
+            is_done(&mut store, &disk, operation, &case);
+        }
+    }
+}
+
 fn holds(store: &Store<Disk>, data: &Secret, case: &str) {
     assert!(store.key(&name("data")).unwrap().ct_eq(data.expose()), "{case}");
     let backup = store.key(&name("backup-encryption")).unwrap_or_else(|error| panic!("{case}: {error}"));
