@@ -91,7 +91,7 @@ pub(super) fn put<M: Medium>(
 
 fn count(state: &mut State, file: &str, len: u64, mac: [u8; KEY_BYTES]) {
     file.clone_into(&mut state.file);
-    (state.count, state.len, state.head) = (state.count + 1, len, mac);
+    (state.count, state.len, state.head) = (state.count.saturating_add(1), len, mac);
     state.key.advance();
 }
 

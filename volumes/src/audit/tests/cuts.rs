@@ -178,6 +178,21 @@ fn a_log_that_lost_its_end_goes_on_and_says_so() {
 }
 
 #[test]
+fn a_state_that_counts_what_cannot_be_is_named_at_once() {
+    let mut disk = new_chain();
+    (0..3).for_each(|n| assert!(write(&mut disk, &event(n), time(0)).is_ok()));
+    let mut state = State::read(&mut disk).unwrap().unwrap();
+    state.count = u64::MAX;
+    state.write(&mut disk).unwrap();
+    let faults = report(&disk, &[]).faults;
+    assert_eq!(
+        faults.iter().map(|fault| (fault.kind, fault.first)).collect::<Vec<_>>(),
+        [(Kind::Cut, 3)],
+        "{faults:?}"
+    );
+}
+
+#[test]
 fn old_months_go_and_the_chain_still_fits() {
     let mut disk = new_chain();
     let day = |n: i64| Moment::from_unix(1_767_225_600 + n * 86_400);

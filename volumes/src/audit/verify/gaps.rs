@@ -9,6 +9,9 @@ use super::{Fault, Head, Kind, Line, Report, by_number, line, ranges};
 use crate::audit::hex;
 use crate::audit::writer::{HASH_DIGITS, RECOVERED, TORN, is_beginning};
 
+/// More records missing at the end are named as one range, without a look at each: the state's count is anybody's number.
+const MISSING_MAX: u64 = 1 << 20;
+
 /// Judges the lines of a log.
 pub(super) struct Judge<'l, 's> {
     lines: &'l [Line<'s>],
@@ -200,6 +203,10 @@ impl<'l, 's> Judge<'l, 's> {
                 self.report.notes.push(format!("{file}:{line}: the beginning of record {next}, which a crash left"));
                 broken.clear();
             }
+        }
+        if state.count.saturating_sub(next) > MISSING_MAX {
+            self.fault(Kind::Cut, end, (next, state.count - 1), "the state counts them, the log ends before");
+            return self.match_up(broken, BTreeSet::new(), end, next, Kind::Cut);
         }
         let missing = self.missing(next, state.count);
         // Half a last line of a record that the state counts was cut, not changed.
