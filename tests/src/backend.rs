@@ -23,6 +23,8 @@ pub enum Backend {
     Fuse,
     /// `luksctl open --backend ublk`.
     Ublk,
+    /// `luksctl open --backend nbd --attach`.
+    NbdDevice,
     /// `cryptsetup open`.
     Cryptsetup,
 }
@@ -50,6 +52,7 @@ impl Backend {
             Backend::Dm => rig.luksctl(&["open", "--backend", "dm"]),
             Backend::Fuse => rig.luksctl(&["open", "--backend", "fuse"]),
             Backend::Ublk => rig.luksctl(&["open", "--backend", "ublk"]),
+            Backend::NbdDevice => rig.luksctl(&["open", "-q", "--backend", "nbd", "--attach"]),
             Backend::Cryptsetup => {
                 let mut command = Command::new("cryptsetup");
                 command.arg("open");
@@ -71,11 +74,12 @@ impl Backend {
             Backend::Dm => (rig.run_dir().join(name).join("device"), "/dev/"),
             Backend::Fuse => (rig.run_dir().join(name).join("device"), "/dev/loop"),
             Backend::Ublk => (rig.run_dir().join(name).join("device"), "/dev/ublkb"),
+            Backend::NbdDevice => (rig.run_dir().join(name).join("device"), "/dev/nbd"),
             Backend::Cryptsetup => (mapped.clone(), "/dev/"),
         };
         let device = fs::canonicalize(&link).unwrap_or_else(|error| panic!("{}: {error}", link.display()));
         assert!(device.starts_with("/dev") && device.to_str().unwrap().starts_with(prefix), "{self:?}: {device:?}");
-        if matches!(self, Backend::Fuse | Backend::Ublk) {
+        if matches!(self, Backend::Fuse | Backend::Ublk | Backend::NbdDevice) {
             assert!(!mapped.exists(), "{} beside a served device", mapped.display());
         } else {
             // Without udevd the node stands in /dev/mapper, else in /dev.
