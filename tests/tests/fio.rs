@@ -180,6 +180,9 @@ impl BlockIo for Forgetful {
     }
 }
 
+/// Runs in which a mismatch must have been found.
+const TRIES: usize = 6;
+
 #[test]
 fn a_disk_that_forgets_one_write_in_500_is_caught() {
     let test = "fio: a_disk_that_forgets_one_write_in_500_is_caught";
@@ -188,17 +191,16 @@ fn a_disk_that_forgets_one_write_in_500_is_caught() {
     }
     let rig = Rig::new("fio");
     let mut random = Random::seeded(test);
-    for (name, period) in [("forgetful", 500), ("honest", u64::MAX)] {
+    let mut run = |name: &str, period| {
         let disk = Forgetful { disk: MemDisk::new(Bytes(JOB_BYTES)), writes: AtomicU64::new(0), period };
         let below = Served::new(Arc::new(disk), &rig.path(name));
         let job = Job { number: 0, file: below.file.clone(), offset: 0, block: 512, past_the_cache: false };
         let found = end_of(job.start(&mut random, seconds(), &rig.path("")));
         below.end();
-        if name == "forgetful" {
-            let words = found.unwrap_err();
-            assert!(words.contains("verify"), "{words}");
-        } else {
-            found.unwrap();
-        }
-    }
+        found
+    };
+    // A busy machine may write over each of the few lost blocks before it reads them.
+    let words = (0..TRIES).find_map(|number| run(&format!("forgetful-{number}"), 500).err()).unwrap();
+    assert!(words.contains("verify"), "{words}");
+    run("honest", u64::MAX).unwrap();
 }
