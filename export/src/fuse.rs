@@ -148,6 +148,24 @@ pub enum ExportError {
         /// The system's error.
         source: io::Error,
     },
+    /// TLS cannot be listened for.
+    #[cfg(feature = "tls")]
+    #[error("cannot listen on {address}: {source}")]
+    Listen {
+        /// Where.
+        address: String,
+        /// The system's error.
+        source: io::Error,
+    },
+    /// A certificate or a key cannot be used.
+    #[cfg(feature = "tls")]
+    #[error("{}: {reason}", path.display())]
+    Certificates {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
     /// The connection to the kernel broke.
     #[error("the FUSE session on {} ended: {source}", mount_point.display())]
     Session {

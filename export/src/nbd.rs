@@ -1,4 +1,5 @@
-//! Disks over the NBD protocol, on a Unix socket: without root, without the kernel, for qemu, libnbd, nbdkit, nbd-client.
+//! Disks over the NBD protocol, on a Unix socket: without root, without the kernel, for qemu, libnbd, nbdkit, nbd-client. With
+//! the feature `tls` also over TCP, with TLS and certificates on both sides, and in no other way.
 //!
 //! * **Who may.** The socket has mode 0600, and whoever connects is asked of the kernel: the user who serves, and root.
 //! * **No silent success.** A request is answered after the disk did it; a flush covers every write completed before it on any
@@ -16,10 +17,14 @@ mod guests;
 mod handshake;
 mod requests;
 mod served_disk;
+mod socket;
 mod spoken;
+#[cfg(feature = "tls")]
+mod tls;
 
 use std::fs::Permissions;
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -32,11 +37,14 @@ use block::BlockIo;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 
 use crate::fuse::ExportError;
-use guests::Guests;
+use guests::{Guests, Origin};
 use handshake::{Agreed, NAME_MAX_BYTES};
 use served_disk::ServedDisk;
+use socket::Socket;
 
 pub use spoken::speak;
+#[cfg(feature = "tls")]
+pub use tls::{Certificates, TlsListener};
 
 /// Connections served at a time. More wait in the socket's queue until one ends.
 const CONNECTIONS_MAX: usize = 64;
@@ -96,6 +104,8 @@ pub struct NbdFacts {
 pub struct NbdClient {
     /// Process that connected, as the kernel said then.
     pub pid: Option<i32>,
+    /// Where on the network it is, if it is there.
+    pub address: Option<SocketAddr>,
     /// Name of the export.
     pub export: String,
 }
@@ -109,6 +119,10 @@ enum ConnectionError {
     UnknownExport(String),
     #[error("the server is closing")]
     Closing,
+    /// Of the network.
+    #[cfg(feature = "tls")]
+    #[error("there are too many connections from the network already")]
+    Crowd,
     #[error("user {0} may not use it")]
     Stranger(u32),
     #[error("{}", if matches!(.0.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) {
@@ -139,10 +153,18 @@ pub struct NbdExport {
     socket: PathBuf,
     /// Device and inode of the socket.
     identity: (u64, u64),
-    exports: Arc<Vec<Export>>,
-    guests: Arc<Guests>,
-    threads_max: usize,
+    reception: Arc<Reception>,
     wake: Arc<OwnedFd>,
+    doorman: Option<JoinHandle<()>>,
+    #[cfg(feature = "tls")]
+    network: Option<Network>,
+}
+
+/// The way in over TCP.
+#[cfg(feature = "tls")]
+struct Network {
+    address: SocketAddr,
+    authority: String,
     doorman: Option<JoinHandle<()>>,
 }
 
@@ -165,21 +187,36 @@ impl NbdExport {
         identity(&self.socket).is_ok_and(|now| now == self.identity)
     }
 
+    /// Where it listens for TLS, if it does.
+    #[cfg(feature = "tls")]
+    #[must_use]
+    pub fn tls_address(&self) -> Option<SocketAddr> {
+        self.network.as_ref().map(|network| network.address)
+    }
+
+    /// The URI of the first export for clients on the network, if it listens for them.
+    #[cfg(feature = "tls")]
+    #[must_use]
+    pub fn tls_uri(&self) -> Option<String> {
+        let export = self.reception.exports.first()?;
+        self.network.as_ref().map(|network| format!("nbds://{}/{}", network.authority, escaped(export.name.as_bytes())))
+    }
+
     /// Who uses an export now. A client that only asks what there is does not count.
     #[must_use]
     pub fn clients(&self) -> Vec<NbdClient> {
-        self.guests.users()
+        self.reception.guests.users()
     }
 
     /// If nobody uses an export, lets nobody in any more and answers with an empty list; else says who does and changes nothing.
     #[must_use]
     pub fn shut_if_unused(&self) -> Vec<NbdClient> {
-        self.guests.shut_if_unused()
+        self.reception.guests.shut_if_unused()
     }
 
     /// Lets clients in again after [`NbdExport::shut_if_unused`].
     pub fn reopen(&self) {
-        self.guests.open();
+        self.reception.guests.open();
     }
 
     /// A connection to the first export that has haggled already, without structured replies: the kernel's client takes it so.
@@ -189,7 +226,7 @@ impl NbdExport {
     /// [`ExportError::Socket`].
     pub fn pair(&self) -> Result<(UnixStream, NbdFacts), ExportError> {
         let failed = |source| ExportError::Socket { path: self.socket.clone(), source };
-        let export = self.exports.first().ok_or_else(|| failed(io::ErrorKind::NotFound.into()))?;
+        let export = self.reception.exports.first().ok_or_else(|| failed(io::ErrorKind::NotFound.into()))?;
         let (ours, theirs) = UnixStream::pair().map_err(failed)?;
         let agreed = Agreed {
             disk: Arc::clone(&export.disk),
@@ -204,7 +241,8 @@ impl NbdExport {
             flags: agreed.disk.flags(false),
             read_only: agreed.disk.is_read_only(),
         };
-        let (place, threads_max) = (self.guests.arrive(ours, None), self.threads_max);
+        let (place, threads_max) =
+            (self.reception.guests.arrive(Socket::new(ours), Origin::Local(None)), self.reception.threads_max);
         let serve = move || connection::transmit(place, agreed, threads_max);
         std::thread::Builder::new().name("nbd".to_owned()).spawn(serve).map_err(failed)?;
         Ok((theirs, facts))
@@ -216,7 +254,7 @@ impl NbdExport {
     /// [`ExportError::FinalFlush`] with the socket's path.
     pub fn stop(&mut self) -> Result<(), ExportError> {
         self.end();
-        for export in self.exports.iter() {
+        for export in self.reception.exports.iter() {
             let flushed = export.disk.flush_disk();
             flushed.map_err(|error| ExportError::FinalFlush {
                 mount_point: self.socket.clone(),
@@ -230,16 +268,22 @@ impl NbdExport {
         let Some(doorman) = self.doorman.take() else {
             return;
         };
-        self.guests.send_away();
+        self.reception.guests.send_away();
         if let Err(errno) = rustix::io::write(&*self.wake, &1_u64.to_ne_bytes()) {
             log::error!("cannot wake the thread that takes connections: {errno}");
         }
         if doorman.join().is_err() {
             log::error!("the thread that takes connections panicked");
         }
+        #[cfg(feature = "tls")]
+        if let Some(doorman) = self.network.as_mut().and_then(|network| network.doorman.take())
+            && doorman.join().is_err()
+        {
+            log::error!("the thread that takes connections from the network panicked");
+        }
         // The door may have let somebody in before it saw the end.
-        self.guests.send_away();
-        self.guests.wait_until_gone();
+        self.reception.guests.send_away();
+        self.reception.guests.wait_until_gone();
         if self.is_reachable()
             && let Err(error) = std::fs::remove_file(&self.socket)
         {
@@ -259,7 +303,7 @@ impl Drop for NbdExport {
 /// # Errors
 /// [`ExportError::ExportName`] for a name that is empty, too long or there twice, or no disk at all; [`ExportError::Socket`].
 pub fn serve(disks: Vec<NbdDisk>, socket: &Path, options: &NbdOptions) -> Result<NbdExport, ExportError> {
-    let exports: Arc<Vec<Export>> = Arc::new(disks.into_iter().map(Export::new).collect());
+    let exports: Vec<Export> = disks.into_iter().map(Export::new).collect();
     check_names(&exports)?;
     let failed = |source| ExportError::Socket { path: socket.to_path_buf(), source };
     let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC).map_err(|errno| failed(errno.into()))?);
@@ -272,21 +316,43 @@ pub fn serve(disks: Vec<NbdDisk>, socket: &Path, options: &NbdOptions) -> Result
         failed(error)
     };
     let identity = prepared.map_err(remove)?;
-    let guests = Arc::new(Guests::default());
     let threads_max = match options.threads {
         0 => DEFAULT_THREADS,
         wanted => wanted.clamp(MIN_THREADS, MAX_THREADS),
     };
-    let door = Door {
-        listener,
-        wake: Arc::clone(&wake),
-        exports: Arc::clone(&exports),
-        guests: Arc::clone(&guests),
-        haggle_time: options.haggle_time,
-        threads_max,
-    };
+    let reception =
+        Arc::new(Reception { exports, guests: Arc::default(), haggle_time: options.haggle_time, threads_max });
+    let door = Door { listener, wake: Arc::clone(&wake), reception: Arc::clone(&reception) };
     let doorman = std::thread::Builder::new().name("nbd-door".to_owned()).spawn(move || door.keep()).map_err(remove)?;
-    Ok(NbdExport { socket: socket.to_path_buf(), identity, exports, guests, threads_max, wake, doorman: Some(doorman) })
+    Ok(NbdExport {
+        socket: socket.to_path_buf(),
+        identity,
+        reception,
+        wake,
+        doorman: Some(doorman),
+        #[cfg(feature = "tls")]
+        network: None,
+    })
+}
+
+/// As [`serve`], and over TCP to clients that show a certificate.
+///
+/// # Errors
+/// As [`serve`].
+#[cfg(feature = "tls")]
+pub fn serve_with_tls(
+    disks: Vec<NbdDisk>,
+    socket: &Path,
+    options: &NbdOptions,
+    tls: TlsListener,
+) -> Result<NbdExport, ExportError> {
+    let mut export = serve(disks, socket, options)?;
+    let (address, authority) = (tls.address(), tls.authority().to_owned());
+    let door = tls::door::NetworkDoor { tls, wake: Arc::clone(&export.wake), reception: Arc::clone(&export.reception) };
+    let doorman = std::thread::Builder::new().name("nbd-tls-door".to_owned()).spawn(move || door.keep());
+    let doorman = doorman.map_err(|source| ExportError::Socket { path: socket.to_path_buf(), source })?;
+    export.network = Some(Network { address, authority, doorman: Some(doorman) });
+    Ok(export)
 }
 
 fn check_names(exports: &[Export]) -> Result<(), ExportError> {
@@ -312,15 +378,12 @@ fn identity(socket: &Path) -> io::Result<(u64, u64)> {
 struct Door {
     listener: UnixListener,
     wake: Arc<OwnedFd>,
-    exports: Arc<Vec<Export>>,
-    guests: Arc<Guests>,
-    haggle_time: Duration,
-    threads_max: usize,
+    reception: Arc<Reception>,
 }
 
 impl Door {
     fn keep(&self) {
-        while self.guests.wait_for_room(CONNECTIONS_MAX) {
+        while self.reception.guests.wait_for_room(CONNECTIONS_MAX) {
             let mut ready =
                 [self.listener.as_fd(), self.wake.as_fd()].map(|event| PollFd::from_borrowed_fd(event, PollFlags::IN));
             match poll(&mut ready, None) {
@@ -330,11 +393,14 @@ impl Door {
                     sleep(ACCEPT_PAUSE);
                 }
             }
-            if self.guests.is_over() {
+            if self.reception.guests.is_over() {
                 break;
             }
             match self.listener.accept() {
-                Ok((stream, _)) => self.attend(stream),
+                Ok((stream, _)) => match check_peer(&stream) {
+                    Ok(pid) => self.reception.attend(Socket::new(stream), Origin::Local(pid)),
+                    Err(error) => log::warn!("a connection was closed: {error}"),
+                },
                 Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
                 // Out of descriptors, most likely: the connection stays in the queue, so poll would return at once for ever.
                 Err(error) => {
@@ -344,15 +410,21 @@ impl Door {
             }
         }
     }
+}
 
-    fn attend(&self, stream: UnixStream) {
-        let pid = match check_peer(&stream) {
-            Ok(pid) => pid,
-            Err(error) => return log::warn!("a connection was closed: {error}"),
-        };
-        let place = self.guests.arrive(stream, pid);
-        let (exports, haggle_time, threads_max) = (Arc::clone(&self.exports), self.haggle_time, self.threads_max);
-        let serve = move || connection::serve(place, &exports, haggle_time, threads_max);
+/// What every way in leads to.
+struct Reception {
+    exports: Vec<Export>,
+    guests: Arc<Guests>,
+    haggle_time: Duration,
+    threads_max: usize,
+}
+
+impl Reception {
+    /// Gives who has come a thread.
+    fn attend(self: &Arc<Reception>, socket: Socket, origin: Origin) {
+        let (place, reception) = (self.guests.arrive(socket, origin), Arc::clone(self));
+        let serve = move || connection::serve(place, &reception.exports, reception.haggle_time, reception.threads_max);
         if let Err(error) = std::thread::Builder::new().name("nbd".to_owned()).spawn(serve) {
             log::error!("a connection was closed: cannot start a thread: {error}");
         }
@@ -372,17 +444,23 @@ fn check_peer(stream: &UnixStream) -> Result<Option<i32>, ConnectionError> {
 /// The URI of the first export on `socket`, as libnbd and qemu take it.
 #[must_use]
 pub fn uri(socket: &Path) -> String {
-    use std::fmt::Write as _;
     use std::os::unix::ffi::OsStrExt as _;
-    let mut uri = "nbd+unix:///?socket=".to_owned();
-    for byte in socket.as_os_str().as_bytes() {
+    format!("nbd+unix:///?socket={}", escaped(socket.as_os_str().as_bytes()))
+}
+
+fn escaped(part: &[u8]) -> String {
+    use std::fmt::Write as _;
+    let mut escaped = String::with_capacity(part.len());
+    for byte in part {
         match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'/' | b'-' | b'.' | b'_' | b'~' => uri.push(char::from(*byte)),
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'/' | b'-' | b'.' | b'_' | b'~' => {
+                escaped.push(char::from(*byte))
+            }
             // Writing to a String cannot fail.
-            other => drop(write!(uri, "%{other:02X}")),
+            other => drop(write!(escaped, "%{other:02X}")),
         }
     }
-    uri
+    escaped
 }
 
 #[cfg(test)]

@@ -146,6 +146,10 @@ pub(crate) fn of_session(error: &SessionError) -> Option<String> {
         SessionError::BackendNotPossible { .. } => {
             "`luksctl doctor` says what is missing; --backend auto takes what is possible".to_owned()
         }
+        SessionError::NotListening { .. } => {
+            "docs/nbd.md says which files there must be and how openssl makes them; `ss -ltn` shows which ports are taken"
+                .to_owned()
+        }
         SessionError::NotOnBackend { name, .. } => {
             format!("luksctl close {name}, then open it with --backend dm")
         }

@@ -16,12 +16,12 @@ use luks::Volume;
 use crate::choice::ServedBy;
 use crate::run_dir::Entry;
 use crate::ublk_recovery::RecoveryOrder;
-use crate::{Failure, FailureKind};
+use crate::{Failure, FailureKind, Listen};
 use fuse::FuseBackend;
 use nbd::NbdBackend;
 use ublk::UblkBackend;
 
-pub(crate) use nbd::path_hindrance;
+pub(crate) use nbd::{listen_hindrance, path_hindrance};
 pub(crate) use ublk::{clean as clean_ublk, hindrance as ublk_hindrance};
 
 /// udev, a file manager, `losetup -a` or `nbdinfo` looks at a device and goes on.
@@ -37,6 +37,7 @@ pub(crate) struct BackendOptions {
     /// With the fingerprint of the volume, where somebody wants to go on after the server's death.
     pub(crate) recovery: Option<(RecoveryOrder, String)>,
     pub(crate) attach: bool,
+    pub(crate) listen: Option<Listen>,
 }
 
 /// A device in service.
@@ -76,6 +77,14 @@ impl Backend {
         match self {
             Backend::Fuse(_) | Backend::Ublk(_) => None,
             Backend::Nbd(backend) => Some(backend.uri()),
+        }
+    }
+
+    /// How clients on the network call it, if they can.
+    pub(crate) fn tls_uri(&self) -> Option<String> {
+        match self {
+            Backend::Fuse(_) | Backend::Ublk(_) => None,
+            Backend::Nbd(backend) => backend.tls_uri(),
         }
     }
 

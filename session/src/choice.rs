@@ -166,11 +166,12 @@ pub(crate) fn choose(request: &OpenRequest, uuid: &str) -> Result<Chosen, Sessio
         };
         return refused(backend, UBLK, &["--recover"]);
     }
-    let only_nbd: &[&str] = if request.attach { &["--attach"] } else { &[] };
+    let options = [(request.attach, "--attach"), (request.listen.is_some(), "--listen")];
+    let only_nbd: Vec<&str> = options.into_iter().filter(|(is_set, _)| *is_set).map(|(_, name)| name).collect();
     match request.backend {
-        BackendChoice::Dm if !only_nbd.is_empty() => return refused(DM_CRYPT, NBD, only_nbd),
-        BackendChoice::Fuse if !only_nbd.is_empty() => return refused(FUSE, NBD, only_nbd),
-        BackendChoice::Ublk if !only_nbd.is_empty() => return refused(UBLK, NBD, only_nbd),
+        BackendChoice::Dm if !only_nbd.is_empty() => return refused(DM_CRYPT, NBD, &only_nbd),
+        BackendChoice::Fuse if !only_nbd.is_empty() => return refused(FUSE, NBD, &only_nbd),
+        BackendChoice::Ublk if !only_nbd.is_empty() => return refused(UBLK, NBD, &only_nbd),
         BackendChoice::Fuse if !only_dm.is_empty() => return refused(FUSE, DM_CRYPT, &only_dm),
         BackendChoice::Nbd if !only_dm.is_empty() => return refused(NBD, DM_CRYPT, &only_dm),
         BackendChoice::Ublk if !only_dm.is_empty() => return refused(UBLK, DM_CRYPT, &only_dm),

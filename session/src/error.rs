@@ -91,6 +91,12 @@ pub enum SessionError {
         /// Why, and what mends it where that is known.
         reason: String,
     },
+    /// Clients on the network cannot be listened for.
+    #[error("it cannot be listened for clients on the network: {reason}")]
+    NotListening {
+        /// Why, and what mends it where that is known.
+        reason: String,
+    },
     /// The open volume's backend has no such verb or option.
     #[error("{name} is open through {backend}, which has no {what}")]
     NotOnBackend {

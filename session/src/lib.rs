@@ -61,7 +61,7 @@ pub use error::{Failure, FailureKind, SessionError};
 pub use harden::lock_memory;
 pub use inherited::keep_from_children;
 pub use mount::{MountOptions, MountReport, UmountReport, mount, mount_image, name_for_image, umount};
-pub use open::{OpenReport, OpenRequest, open};
+pub use open::{Listen, OpenReport, OpenRequest, open};
 pub use path_json::PathJson;
 pub use run_dir::{RunDir, VolumeName};
 pub use serve::{SERVE_VERB, serve};

@@ -121,7 +121,7 @@ pub fn mount_image(
     server: &ServerCommand,
 ) -> Result<MountReport, SessionError> {
     mount_directory(directory)?;
-    if request.backend == BackendChoice::Nbd && !request.attach {
+    if (request.backend == BackendChoice::Nbd || request.listen.is_some()) && !request.attach {
         let reason = "it makes a socket, which cannot be mounted; dm-crypt, fuse and nbd with --attach can".to_owned();
         return Err(SessionError::BackendNotPossible { backend: NBD, reason });
     }

@@ -12,7 +12,7 @@ use block::{Direct, FileDisk, OpenMode};
 use secret::{KeyProvider, KeyRequest, Purpose, Secret};
 use serde::{Deserialize, Serialize};
 
-use crate::backend::path_hindrance;
+use crate::backend::{listen_hindrance, path_hindrance};
 use crate::choice::{Chosen, NBD, NBD_DEVICE, ServedBy, choose};
 use crate::client::Client;
 use crate::close::clean_leftover;
@@ -34,6 +34,24 @@ const SETTLE_WAIT: Duration = Duration::from_secs(12);
 const POLL: Duration = Duration::from_millis(20);
 /// A server without a volume ends at once.
 const END_WAIT: Duration = Duration::from_secs(15);
+
+/// Where to listen on the network, and whose clients may come.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Listen {
+    /// `HOST:PORT`; port 0 is any that is free.
+    pub address: String,
+    /// Folder with `ca-cert.pem`, `server-cert.pem`, `server-key.pem` and, if there is one, `ca-crl.pem`.
+    #[serde(with = "crate::path_json")]
+    pub certificates: PathBuf,
+}
+
+impl Listen {
+    fn absolute(&self) -> Result<Listen, SessionError> {
+        let failed = SessionError::io("open", &self.certificates);
+        let certificates = std::fs::canonicalize(&self.certificates).map_err(failed)?;
+        Ok(Listen { address: self.address.clone(), certificates })
+    }
+}
 
 /// What to open, under which name, and how.
 #[derive(Clone, Debug)]
@@ -58,6 +76,8 @@ pub struct OpenRequest {
     pub recover: bool,
     /// Attach a device of the kernel's NBD client, `/dev/nbdN`: only NBD, only root.
     pub attach: bool,
+    /// Listen on the network, too: only NBD, only in a build with the feature `tls`.
+    pub listen: Option<Listen>,
     /// The backend.
     pub backend: BackendChoice,
     /// Flags of a dm-crypt mapping; no other backend has them.
@@ -85,6 +105,7 @@ impl OpenRequest {
             no_loop: false,
             recover: false,
             attach: false,
+            listen: None,
             backend: BackendChoice::Auto,
             flags: MappingFlags::default(),
             limits: luks::Limits::default(),
@@ -111,6 +132,9 @@ pub struct OpenReport {
     /// How NBD clients call it.
     #[serde(default)]
     pub uri: Option<String>,
+    /// How NBD clients on the network call it, over TLS.
+    #[serde(default)]
+    pub tls_uri: Option<String>,
     /// UUID of the container.
     pub uuid: String,
     /// The keyslot that opened it.
@@ -143,7 +167,7 @@ pub fn open(
     let uuid = check_header(&order, request)?;
     let mut chosen = choose(request, &uuid)?;
     check_socket(&chosen, &entry)?;
-    check_attach(request)?;
+    check_nbd(request)?;
     let mut passphrase = None;
     if chosen.try_dm {
         match kernel::open(run, &entry, &order, request, keys) {
@@ -178,11 +202,17 @@ fn check_socket(chosen: &Chosen, entry: &Entry) -> Result<(), SessionError> {
     }
 }
 
-/// If it is to be a device of the kernel's NBD client, there must be one.
-fn check_attach(request: &OpenRequest) -> Result<(), SessionError> {
+/// If it is to be a device of the kernel's NBD client, there must be one; if it is to listen, there must be certificates.
+fn check_nbd(request: &OpenRequest) -> Result<(), SessionError> {
     match nbd_device::hindrance() {
-        Some(reason) if request.attach => Err(SessionError::BackendNotPossible { backend: NBD_DEVICE, reason }),
-        _ => Ok(()),
+        Some(reason) if request.attach => {
+            return Err(SessionError::BackendNotPossible { backend: NBD_DEVICE, reason });
+        }
+        _ => {}
+    }
+    match request.listen.as_ref().and_then(listen_hindrance) {
+        Some(reason) => Err(SessionError::NotListening { reason }),
+        None => Ok(()),
     }
 }
 
@@ -252,6 +282,7 @@ fn order(request: &OpenRequest) -> Result<UnlockOrder, SessionError> {
         no_loop: request.no_loop,
         recovery: request.recover.then_some(RecoveryOrder { left: None }),
         attach: request.attach,
+        listen: request.listen.as_ref().map(Listen::absolute).transpose()?,
         limits: LimitsOrder::from(&request.limits),
         policy: PolicyOrder::from(&request.policy),
     })

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use crate::choice::ServedBy;
 use crate::policy::PolicyOrder;
 use crate::ublk_recovery::RecoveryOrder;
-use crate::{Failure, OpenReport, Status};
+use crate::{Failure, Listen, OpenReport, Status};
 
 pub(crate) const VERSION: u32 = 1;
 /// Longest line of JSON.
@@ -68,6 +68,8 @@ pub(crate) struct UnlockOrder {
     pub(crate) recovery: Option<RecoveryOrder>,
     #[serde(default)]
     pub(crate) attach: bool,
+    #[serde(default)]
+    pub(crate) listen: Option<Listen>,
     pub(crate) limits: LimitsOrder,
     pub(crate) policy: PolicyOrder,
 }
@@ -322,6 +324,7 @@ mod tests {
             no_loop: true,
             recovery: Some(RecoveryOrder { left: Some("volume".to_owned()) }),
             attach: true,
+            listen: Some(Listen { address: "localhost:0".to_owned(), certificates: "/a b".into() }),
             limits: (&luks::Limits::default()).into(),
             policy: (&luks::Policy::strict()).into(),
         }

@@ -65,6 +65,9 @@ pub struct Status {
     /// How NBD clients call it.
     #[serde(default)]
     pub uri: Option<String>,
+    /// How NBD clients on the network call it, over TLS.
+    #[serde(default)]
+    pub tls_uri: Option<String>,
     /// The loop device between a mapping and its image.
     #[serde(default, with = "crate::path_json::option")]
     pub loop_device: Option<PathBuf>,
@@ -112,6 +115,7 @@ impl Status {
             device: None,
             backend: None,
             uri: None,
+            tls_uri: None,
             loop_device: None,
             flags: Vec::new(),
             key_location: None,

@@ -139,6 +139,7 @@ impl VolumeServer {
             no_loop: order.no_loop,
             recovery: order.recovery.clone().map(|recovery| (recovery, opened.fingerprint())),
             attach: order.attach,
+            listen: order.listen.clone(),
         };
         let backend = Backend::start(&self.entry, &opened.volume, &options)?;
         let shown = opened.volume.geometry().size;
@@ -191,6 +192,7 @@ impl VolumeServer {
             link: self.entry.device(),
             backend: info.backend,
             uri: open.backend.uri(),
+            tls_uri: open.backend.tls_uri(),
             uuid: info.uuid,
             keyslot: open.opened.facts.keyslot,
             pid: info.pid,
@@ -211,6 +213,7 @@ impl VolumeServer {
         status.device = Some(info.device.clone());
         status.backend = Some(info.backend.clone());
         status.uri = open.backend.uri();
+        status.tls_uri = open.backend.tls_uri();
         status.cipher = facts.cipher.clone();
         status.engine = Some(dmcrypt::kernel_and_reason());
         status.key_size_bits = Some(facts.key_size_bits);

@@ -5,80 +5,67 @@
 //! * Threads are started as they are needed: a client that asks for one thing at a time costs two.
 //! * A client that stops reading stops its own threads only; whoever ends the connection wakes them (`shutdown`).
 
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::net::Shutdown;
-use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use block::AlignedBuf;
-use rustix::net::{SendAncillaryBuffer, SendFlags, sendmsg};
 
-use super::Export;
 use super::guests::{Guests, Place};
 use super::handshake::{Agreed, haggle};
+#[cfg(feature = "tls")]
+use super::handshake::{demand_tls, haggle_on};
 use super::requests::{BUFFER_BYTES, LongRead, Replies, answer, take};
+use super::socket::{Socket, Timed};
+#[cfg(feature = "tls")]
+use super::tls::{Session, door::HANDSHAKE_TIME};
+use super::{ConnectionError, Export};
 
-/// A stream on which everything has to happen before a point in time.
-struct Timed<'a> {
-    stream: &'a UnixStream,
-    until: Instant,
+/// How long a client may take to be told that its session ends.
+#[cfg(feature = "tls")]
+const GOODBYE_WAIT: Duration = Duration::from_secs(1);
+
+/// What the bytes of a connection go through on their way.
+enum Wire {
+    Plain,
+    #[cfg(feature = "tls")]
+    Tls(Box<Session>),
 }
 
-impl Timed<'_> {
-    /// What is left, or the error that nothing is. A timeout of zero would mean none.
-    fn left(&self) -> io::Result<Duration> {
-        let left = self.until.saturating_duration_since(Instant::now());
-        if left.is_zero() { Err(io::ErrorKind::TimedOut.into()) } else { Ok(left) }
-    }
+/// The receiving half; whoever is at the door has it.
+struct Inlet<'a> {
+    socket: &'a Socket,
+    wire: &'a Wire,
 }
 
-impl Read for Timed<'_> {
+impl Read for Inlet<'_> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        self.stream.set_read_timeout(Some(self.left()?))?;
-        let mut stream = self.stream;
-        stream.read(buf)
+        let mut socket = self.socket;
+        match self.wire {
+            Wire::Plain => socket.read(buf),
+            #[cfg(feature = "tls")]
+            Wire::Tls(session) => session.read(&mut socket, buf),
+        }
     }
-}
-
-impl Write for Timed<'_> {
-    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        self.stream.set_write_timeout(Some(self.left()?))?;
-        send_some(self.stream, buf, &[])
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-/// Sends from both parts in one call. A client that is gone is an error, not a signal.
-fn send_some(stream: &UnixStream, head: &[u8], body: &[u8]) -> io::Result<usize> {
-    let parts = [io::IoSlice::new(head), io::IoSlice::new(body)];
-    Ok(sendmsg(stream, &parts, &mut SendAncillaryBuffer::default(), SendFlags::NOSIGNAL)?)
 }
 
 /// The sending half; one thread at a time.
 struct Outlet<'a> {
-    stream: &'a UnixStream,
+    socket: &'a Socket,
+    wire: &'a Wire,
     turn: &'a Mutex<()>,
 }
 
 impl Replies for Outlet<'_> {
     fn send(&self, head: &[u8], body: &[u8]) -> io::Result<()> {
         let _turn = lock(self.turn);
-        let (mut head, mut body) = (head, body);
-        while !head.is_empty() || !body.is_empty() {
-            let sent = match send_some(self.stream, head, body) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                sent => sent?,
-            };
-            let of_head = sent.min(head.len());
-            head = &head[of_head..];
-            body = &body[sent - of_head..];
+        match self.wire {
+            Wire::Plain => self.socket.send(head, body),
+            #[cfg(feature = "tls")]
+            Wire::Tls(session) => session.send(&mut &*self.socket, head, body),
         }
-        Ok(())
     }
 }
 
@@ -93,6 +80,7 @@ struct Connection {
     threads_max: usize,
     sending: Mutex<()>,
     long_read: LongRead,
+    wire: Wire,
     /// Last, so that the disk is let go before the place is given back.
     place: Place,
 }
@@ -103,23 +91,91 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// Serves the client at the other end of `place` until it goes. Returns when this thread is done; others may still answer.
-pub(super) fn serve(place: Place, exports: &[Export], haggle_time: Duration, threads_max: usize) {
-    let stream = Arc::clone(place.stream());
-    let mut timed = Timed { stream: &stream, until: Instant::now() + haggle_time };
-    let agreed = match haggle(&mut timed, exports, |agreed| place.admit(&agreed.name)) {
-        Ok(Some(agreed)) => agreed,
-        Ok(None) => return log::debug!("{} left without an export", place.who()),
-        Err(error) => return log::warn!("the connection of {} was closed: {error}", place.who()),
-    };
-    if let Err(error) = stream.set_read_timeout(None).and_then(|()| stream.set_write_timeout(None)) {
-        return log::warn!("the connection of {} was closed: {error}", place.who());
+pub(super) fn serve(mut place: Place, exports: &[Export], haggle_time: Duration, threads_max: usize) {
+    let socket = Arc::clone(place.socket());
+    let mut timed = Timed { socket: &socket, until: Instant::now() + haggle_time };
+    let haggled = agree(&mut place, &mut timed, exports).and_then(|agreed| {
+        socket.set_timeout(None)?;
+        Ok(agreed)
+    });
+    match haggled {
+        Ok(Some((agreed, wire))) => {
+            log::info!("{} uses {:?}", place.who(), agreed.name);
+            transmit_over(wire, place, agreed, threads_max);
+        }
+        Ok(None) => log::debug!("{} left without an export", place.who()),
+        Err(error) => place.complain(&error),
     }
-    log::info!("{} uses {:?}", place.who(), agreed.name);
-    transmit(place, agreed, threads_max);
+}
+
+#[cfg(not(feature = "tls"))]
+fn agree(
+    place: &mut Place,
+    timed: &mut Timed<'_>,
+    exports: &[Export],
+) -> Result<Option<(Agreed, Wire)>, ConnectionError> {
+    let agreed = haggle(timed, exports, |agreed| place.admit(&agreed.name))?;
+    Ok(agreed.map(|agreed| (agreed, Wire::Plain)))
+}
+
+#[cfg(feature = "tls")]
+fn agree(
+    place: &mut Place,
+    timed: &mut Timed<'_>,
+    exports: &[Export],
+) -> Result<Option<(Agreed, Wire)>, ConnectionError> {
+    let Some(config) = place.config() else {
+        let agreed = haggle(timed, exports, |agreed| place.admit(&agreed.name))?;
+        return Ok(agreed.map(|agreed| (agreed, Wire::Plain)));
+    };
+    let until = timed.until;
+    timed.until = until.min(Instant::now() + HANDSHAKE_TIME);
+    let Some(no_zeroes) = demand_tls(timed)? else {
+        return Ok(None);
+    };
+    let session = Session::begin(&config, timed)?;
+    if !place.recognise() {
+        // Fails if the client is gone, which is as well.
+        let _ = session.close(timed);
+        return Err(ConnectionError::Crowd);
+    }
+    timed.until = until;
+    let mut secured = Secured { session: &session, timed };
+    let agreed = haggle_on(&mut secured, exports, |agreed| place.admit(&agreed.name), no_zeroes)?;
+    Ok(agreed.map(|agreed| (agreed, Wire::Tls(Box::new(session)))))
+}
+
+/// A session that still haggles, in time.
+#[cfg(feature = "tls")]
+struct Secured<'a, 'b> {
+    session: &'a Session,
+    timed: &'a mut Timed<'b>,
+}
+
+#[cfg(feature = "tls")]
+impl Read for Secured<'_, '_> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        self.session.read(self.timed, buf)
+    }
+}
+
+#[cfg(feature = "tls")]
+impl io::Write for Secured<'_, '_> {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        self.session.send(self.timed, buf, &[]).map(|()| buf.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// Serves requests to who has haggled already. As [`serve`].
 pub(super) fn transmit(place: Place, agreed: Agreed, threads_max: usize) {
+    transmit_over(Wire::Plain, place, agreed, threads_max);
+}
+
+fn transmit_over(wire: Wire, place: Place, agreed: Agreed, threads_max: usize) {
     let connection = Arc::new(Connection {
         agreed,
         door: Mutex::new(false),
@@ -128,22 +184,36 @@ pub(super) fn transmit(place: Place, agreed: Agreed, threads_max: usize) {
         threads_max,
         sending: Mutex::new(()),
         long_read: LongRead::default(),
+        wire,
         place,
     });
     connection.work();
+}
+
+/// The last thread of a session says goodbye: a client that is only cut off takes it for an attack.
+#[cfg(feature = "tls")]
+impl Drop for Connection {
+    fn drop(&mut self) {
+        if let Wire::Tls(session) = &self.wire {
+            let socket: &Socket = self.place.socket();
+            // Fails if the client is gone, which is as well.
+            let _ = socket.set_timeout(Some(GOODBYE_WAIT)).and_then(|()| session.close(&mut &*socket));
+        }
+    }
 }
 
 impl Connection {
     fn work(self: Arc<Connection>) {
         let _ending = Ending(&self);
         let mut buffer = AlignedBuf::zeroed(BUFFER_BYTES);
-        let stream: &UnixStream = self.place.stream();
-        let outlet = Outlet { stream, turn: &self.sending };
+        let socket: &Socket = self.place.socket();
+        let mut inlet = Inlet { socket, wire: &self.wire };
+        let outlet = Outlet { socket, wire: &self.wire, turn: &self.sending };
         let is_over = || self.guests().is_over();
         loop {
             self.at_door.fetch_add(1, Ordering::AcqRel);
             let mut ended = lock(&self.door);
-            let taken = if *ended { Ok(None) } else { take(&mut &*stream, &self.agreed, &mut buffer) };
+            let taken = if *ended { Ok(None) } else { take(&mut inlet, &self.agreed, &mut buffer) };
             if !matches!(taken, Ok(Some(_))) {
                 *ended = true;
             }
@@ -204,6 +274,6 @@ impl Drop for Ending<'_> {
     fn drop(&mut self) {
         let how = if std::thread::panicking() { Shutdown::Both } else { Shutdown::Read };
         // Fails if the client is gone, which is as well.
-        let _ = self.0.place.stream().shutdown(how);
+        let _ = self.0.place.socket().shutdown(how);
     }
 }

@@ -3,7 +3,8 @@
 //! * Bounded: at most [`OPTIONS_MAX`] options of at most [`OPTION_MAX_BYTES`]; nothing is allocated by what a client claims
 //!   beyond that. The time is bounded by whoever makes the stream.
 //! * What breaks the rules of one option is refused and the haggling goes on; what is no option ends the connection.
-//! * There is no encryption on a Unix socket: STARTTLS is refused by policy, and a client that insists leaves.
+//! * There is no encryption on a Unix socket: STARTTLS is refused by policy, and a client that insists leaves. Over TCP nothing is
+//!   said before it: what a client asks for in the clear is answered with ERR_TLS_REQD.
 
 use std::io::{ErrorKind, Read, Write};
 use std::sync::Arc;
@@ -17,6 +18,9 @@ use super::{ConnectionError, Export};
 
 /// Options that one client may send.
 const OPTIONS_MAX: usize = 256;
+/// Options that a client may send before it asks for TLS.
+#[cfg(feature = "tls")]
+const CLEAR_OPTIONS_MAX: usize = 16;
 /// Longest data of an option: far more than a name and every context.
 const OPTION_MAX_BYTES: u32 = 64 << 10;
 /// Longest name in NBD.
@@ -59,6 +63,14 @@ pub(super) fn haggle<S: Read + Write>(
     exports: &[Export],
     admit: impl FnMut(&Agreed) -> bool,
 ) -> Result<Option<Agreed>, ConnectionError> {
+    match greet(stream)? {
+        Some(no_zeroes) => haggle_on(stream, exports, admit, no_zeroes),
+        None => Ok(None),
+    }
+}
+
+/// Greets; whether the client wants no padding, or `None` if it has gone.
+fn greet<S: Read + Write>(stream: &mut S) -> Result<Option<bool>, ConnectionError> {
     stream.write_all(&greeting())?;
     stream.flush()?;
     let mut flags = [0; 4];
@@ -71,7 +83,48 @@ pub(super) fn haggle<S: Read + Write>(
     if flags & !0b11 != 0 {
         return Err(ConnectionError::Garbage(format!("it sent unknown handshake flags {flags:#x}")));
     }
-    let no_zeroes = flags & u32::from(NO_ZEROES) != 0;
+    Ok(Some(flags & u32::from(NO_ZEROES) != 0))
+}
+
+/// Greets and waits until the client asks for TLS, which is to begin after this; what [`haggle_on`] needs to know, or `None` if it
+/// has gone.
+#[cfg(feature = "tls")]
+pub(super) fn demand_tls<S: Read + Write>(stream: &mut S) -> Result<Option<bool>, ConnectionError> {
+    let Some(no_zeroes) = greet(stream)? else {
+        return Ok(None);
+    };
+    for _ in 0..CLEAR_OPTIONS_MAX {
+        let Some((option, data)) = take_option(stream)? else {
+            return Ok(None);
+        };
+        let (kind, words) = match option {
+            option::STARTTLS if data.is_empty() => (reply::ACK, ""),
+            option::STARTTLS => (reply::ERR_INVALID, "it takes no data"),
+            option::ABORT => (reply::ACK, ""),
+            // There is no other way to say no to it.
+            option::EXPORT_NAME => return Err(ConnectionError::Garbage("it wants an export without TLS".to_owned())),
+            _ => (reply::ERR_TLS_REQD, "TLS comes first"),
+        };
+        // Our own words.
+        stream.write_all(&option_reply(option, kind, u32::try_from(words.len()).unwrap_or(u32::MAX)))?;
+        stream.write_all(words.as_bytes())?;
+        stream.flush()?;
+        match (option, kind) {
+            (option::STARTTLS, reply::ACK) => return Ok(Some(no_zeroes)),
+            (option::ABORT, _) => return Ok(None),
+            _ => {}
+        }
+    }
+    Err(ConnectionError::Garbage(format!("it sent {CLEAR_OPTIONS_MAX} options and none of them asks for TLS")))
+}
+
+/// As [`haggle`], after the greeting.
+pub(super) fn haggle_on<S: Read + Write>(
+    stream: &mut S,
+    exports: &[Export],
+    admit: impl FnMut(&Agreed) -> bool,
+    no_zeroes: bool,
+) -> Result<Option<Agreed>, ConnectionError> {
     let mut haggling = Haggling { stream, exports, admit, no_zeroes, structured: false, context_of: None };
     for _ in 0..OPTIONS_MAX {
         match haggling.option()? {
@@ -83,6 +136,25 @@ pub(super) fn haggle<S: Read + Write>(
     Err(ConnectionError::Garbage(format!("it sent {OPTIONS_MAX} options and still wants no export")))
 }
 
+/// The next option and its data; `None` if the client has gone.
+fn take_option<S: Read>(stream: &mut S) -> Result<Option<(u32, Vec<u8>)>, ConnectionError> {
+    let mut head = [0; OPTION_BYTES];
+    match stream.read_exact(&mut head) {
+        Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Ok(None),
+        result => result?,
+    }
+    let Some(head) = OptionHead::parse(&head) else {
+        return Err(ConnectionError::Garbage("it sent something else than an option".to_owned()));
+    };
+    if head.len_bytes > OPTION_MAX_BYTES {
+        let what = format!("option {} claims {} bytes of data", head.option, head.len_bytes);
+        return Err(ConnectionError::Garbage(what));
+    }
+    let mut data = vec![0; head.len_bytes as usize];
+    stream.read_exact(&mut data)?;
+    Ok(Some((head.option, data)))
+}
+
 enum Step {
     On,
     Agreed(Box<Agreed>),
@@ -91,36 +163,27 @@ enum Step {
 
 impl<S: Read + Write, A: FnMut(&Agreed) -> bool> Haggling<'_, S, A> {
     fn option(&mut self) -> Result<Step, ConnectionError> {
-        let mut head = [0; OPTION_BYTES];
-        match self.stream.read_exact(&mut head) {
-            Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Ok(Step::Ended),
-            result => result?,
-        }
-        let Some(head) = OptionHead::parse(&head) else {
-            return Err(ConnectionError::Garbage("it sent something else than an option".to_owned()));
+        let Some((option, data)) = take_option(self.stream)? else {
+            return Ok(Step::Ended);
         };
-        if head.len_bytes > OPTION_MAX_BYTES {
-            let what = format!("option {} claims {} bytes of data", head.option, head.len_bytes);
-            return Err(ConnectionError::Garbage(what));
-        }
-        let mut data = vec![0; head.len_bytes as usize];
-        self.stream.read_exact(&mut data)?;
-        match head.option {
+        match option {
             option::EXPORT_NAME => return self.export_name(&data),
             option::ABORT => {
                 // It may have gone already.
-                let _ = self.reply(head.option, reply::ACK, &[]);
+                let _ = self.reply(option, reply::ACK, &[]);
                 return Ok(Step::Ended);
             }
             option::LIST => self.list(&data)?,
-            option::STARTTLS => self.refuse(head.option, reply::ERR_POLICY, "a Unix socket has no TLS")?,
-            option::INFO | option::GO => return self.info_or_go(head.option, &data),
+            option::STARTTLS => {
+                self.refuse(option, reply::ERR_POLICY, "there is no TLS on a Unix socket, and none in TLS")?
+            }
+            option::INFO | option::GO => return self.info_or_go(option, &data),
             option::STRUCTURED_REPLY if data.is_empty() => {
                 self.structured = true;
-                self.reply(head.option, reply::ACK, &[])?;
+                self.reply(option, reply::ACK, &[])?;
             }
-            option::STRUCTURED_REPLY => self.refuse(head.option, reply::ERR_INVALID, "it takes no data")?,
-            option::LIST_META_CONTEXT | option::SET_META_CONTEXT => self.meta_context(head.option, &data)?,
+            option::STRUCTURED_REPLY => self.refuse(option, reply::ERR_INVALID, "it takes no data")?,
+            option::LIST_META_CONTEXT | option::SET_META_CONTEXT => self.meta_context(option, &data)?,
             other => self.refuse(other, reply::ERR_UNSUPPORTED, "this option is not known")?,
         }
         Ok(Step::On)

@@ -73,7 +73,7 @@ fn a_user_keeps_the_door_from_being_shut_and_a_looker_does_not() {
     looker.option(option::LIST, &[]);
     let user = Client::transmitting(&export);
     let own = rustix::process::getpid().as_raw_nonzero().get();
-    let expected = NbdClient { pid: Some(own), export: "disk".to_owned() };
+    let expected = NbdClient { pid: Some(own), address: None, export: "disk".to_owned() };
     assert_eq!(export.shut_if_unused(), vec![expected]);
     drop(user);
     eventually("a user that hung up is gone", || export.clients().is_empty());

@@ -76,6 +76,14 @@ pub(crate) struct HowArgs {
     /// Keep readers waiting for half a minute when the server dies, and go on with a device that waits (ublk)
     #[arg(long)]
     pub(crate) recover: bool,
+    /// Listen there for NBD clients, too, who come with TLS and a certificate or not at all; port 0 is a free one (nbd)
+    #[cfg(feature = "tls")]
+    #[arg(long, value_name = "HOST:PORT", requires = "tls_certificates")]
+    pub(crate) listen: Option<String>,
+    /// With --listen: the folder of ca-cert.pem, server-cert.pem, server-key.pem and, if there is one, ca-crl.pem
+    #[cfg(feature = "tls")]
+    #[arg(long, value_name = "DIR", requires = "listen")]
+    pub(crate) tls_certificates: Option<PathBuf>,
     /// Threads that serve the disk (fuse, ublk), or each connection to it (nbd)
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
     pub(crate) threads: Option<u32>,
@@ -126,6 +134,7 @@ pub(crate) fn run(args: &OpenArgs, common: &Common) -> Result<Code, Failure> {
         // Who wanted a device is told that one, not how to call the socket beside it.
         let uri = opened.uri.clone().filter(|_| !args.how.attach);
         output::line(&uri.unwrap_or_else(|| opened.device.display().to_string()))?;
+        opened.tls_uri.as_deref().map_or(Ok(()), output::line)?;
     }
     if let Some(slot) = opened.keyslot.filter(|_| common.verbose) {
         output::words(&format!("Key slot {slot} unlocked; {} ({}).", opened.link.display(), opened.backend));
@@ -194,6 +203,10 @@ pub(crate) fn request(
     request.no_loop = how.no_loop;
     request.recover = how.recover;
     request.attach = how.attach;
+    #[cfg(feature = "tls")]
+    if let (Some(address), Some(certificates)) = (&how.listen, &how.tls_certificates) {
+        request.listen = Some(session::Listen { address: address.clone(), certificates: certificates.clone() });
+    }
     request.backend = match how.backend {
         Backend::Auto => BackendChoice::Auto,
         Backend::Dm => BackendChoice::Dm,

@@ -60,6 +60,7 @@ fn lines(status: &Status) -> Vec<String> {
         ("state", Some(word(status.state).to_owned())),
         ("device", path(&status.device)),
         ("URI", status.uri.clone()),
+        ("TLS URI", status.tls_uri.clone()),
         ("mounted on", Some(mounted.join(", ")).filter(|points| !points.is_empty())),
         ("size", status.size_bytes.map(|size| block::Bytes(size).to_string())),
         ("mode", Some(if status.read_only { "read only" } else { "read and write" }.to_owned())),

@@ -10,13 +10,13 @@ use std::time::Instant;
 
 use block::{BlockErrorKind, BlockIo};
 use export::fuse::ExportError;
-use export::nbd::{NbdClient, NbdDisk, NbdExport, NbdOptions, SOCKET_PATH_MAX_BYTES, serve, uri};
+use export::nbd::{NbdClient, NbdDisk, NbdExport, NbdOptions, SOCKET_PATH_MAX_BYTES, uri};
 
 use super::{BackendOptions, PASSER_BY_WAIT, POLL};
 use crate::choice::{NBD, NBD_DEVICE};
 use crate::nbd_device::NbdDevice;
 use crate::run_dir::Entry;
-use crate::{Failure, FailureKind};
+use crate::{Failure, FailureKind, Listen};
 
 /// Clients that are named.
 const NAMED_MAX: usize = 4;
@@ -46,8 +46,7 @@ impl NbdBackend {
             read_only: options.read_only,
         };
         let nbd_options = NbdOptions { threads: options.threads, ..NbdOptions::default() };
-        let export = serve(vec![served], &socket, &nbd_options)
-            .map_err(|error| Failure::new(FailureKind::System, error.to_string()))?;
+        let export = serve_as_asked(served, &socket, &nbd_options, options.listen.as_ref())?;
         let attached = options.attach.then(|| attach(&export)).transpose()?;
         Ok(NbdBackend { attached, export, socket })
     }
@@ -58,6 +57,13 @@ impl NbdBackend {
 
     pub(super) fn uri(&self) -> String {
         uri(&self.socket)
+    }
+
+    pub(super) fn tls_uri(&self) -> Option<String> {
+        #[cfg(feature = "tls")]
+        return self.export.tls_uri();
+        #[cfg(not(feature = "tls"))]
+        None
     }
 
     pub(super) fn name(&self) -> &'static str {
@@ -106,22 +112,72 @@ impl NbdBackend {
     }
 }
 
+fn failed(error: &ExportError) -> Failure {
+    Failure::new(FailureKind::System, error.to_string())
+}
+
+#[cfg(feature = "tls")]
+fn serve_as_asked(
+    disk: NbdDisk,
+    socket: &Path,
+    options: &NbdOptions,
+    listen: Option<&Listen>,
+) -> Result<NbdExport, Failure> {
+    use export::nbd::{Certificates, TlsListener, serve, serve_with_tls};
+    let served = match listen {
+        None => serve(vec![disk], socket, options),
+        Some(Listen { address, certificates }) => Certificates::load(certificates)
+            .and_then(|certificates| TlsListener::bind(address, certificates))
+            .and_then(|tls| serve_with_tls(vec![disk], socket, options, tls)),
+    };
+    served.map_err(|error| failed(&error))
+}
+
+#[cfg(not(feature = "tls"))]
+fn serve_as_asked(
+    disk: NbdDisk,
+    socket: &Path,
+    options: &NbdOptions,
+    listen: Option<&Listen>,
+) -> Result<NbdExport, Failure> {
+    match listen.and_then(listen_hindrance) {
+        Some(reason) => Err(Failure::new(FailureKind::System, reason)),
+        None => export::nbd::serve(vec![disk], socket, options).map_err(|error| failed(&error)),
+    }
+}
+
+/// Why it cannot be listened there with these certificates. Whoever listens afterwards may still find the port taken.
+#[cfg(feature = "tls")]
+pub(crate) fn listen_hindrance(listen: &Listen) -> Option<String> {
+    use export::nbd::{Certificates, TlsListener};
+    let bound = Certificates::load(&listen.certificates)
+        .and_then(|certificates| TlsListener::bind(&listen.address, certificates));
+    bound.err().map(|error| error.to_string())
+}
+
+/// Why nothing can be listened for.
+#[cfg(not(feature = "tls"))]
+pub(crate) fn listen_hindrance(_listen: &Listen) -> Option<String> {
+    Some("TLS is not in this build (it was built without the feature `tls`)".to_owned())
+}
+
 /// A device of the kernel on a connection of its own.
 fn attach(export: &NbdExport) -> Result<NbdDevice, Failure> {
-    let (socket, facts) = export.pair().map_err(|error| Failure::new(FailureKind::System, error.to_string()))?;
+    let (socket, facts) = export.pair().map_err(|error| failed(&error))?;
     NbdDevice::attach(socket.into(), facts)
 }
 
-/// The clients by process, each once.
+/// The clients by process, or by address, each once.
 fn words(clients: &[NbdClient]) -> Vec<String> {
     let mut users: Vec<String> = Vec::new();
     for client in clients {
-        let user = match client.pid {
-            Some(pid) => {
+        let user = match (client.pid, client.address) {
+            (_, Some(address)) => format!("connected from {}", address.ip()),
+            (Some(pid), None) => {
                 let command = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
                 format!("connected from {} (process {pid})", command.trim())
             }
-            None => "connected from a process that cannot be seen".to_owned(),
+            (None, None) => "connected from a process that cannot be seen".to_owned(),
         };
         if !users.contains(&user) {
             users.push(user);
@@ -156,9 +212,11 @@ mod tests {
 
     #[test]
     fn a_client_with_many_connections_is_named_once() {
-        let client = NbdClient { pid: Some(1), export: "x".to_owned() };
+        let client = NbdClient { pid: Some(1), address: None, export: "x".to_owned() };
         let users = words(&[client.clone(), client]);
         assert_eq!(users.len(), 1);
         assert!(users[0].contains("(process 1)"));
+        let from = |port| NbdClient { pid: None, address: Some(([192, 0, 2, 7], port).into()), export: "x".to_owned() };
+        assert_eq!(words(&[from(1), from(2)]), ["connected from 192.0.2.7"]);
     }
 }

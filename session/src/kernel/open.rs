@@ -210,6 +210,7 @@ impl Volume<'_> {
             device: info.device,
             backend: info.backend,
             uri: None,
+            tls_uri: None,
             uuid: info.uuid,
             keyslot: self.unlocked.facts.keyslot,
             pid: None,
