@@ -9,8 +9,8 @@
 //! process is the client.
 
 mod clients;
-mod contestants;
-mod nbd_client;
+pub(crate) mod contestants;
+pub(crate) mod nbd_client;
 mod server;
 
 use std::path::PathBuf;

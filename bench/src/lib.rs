@@ -8,6 +8,8 @@
 pub mod baseline;
 pub mod compare;
 pub mod contender;
+pub mod lane;
+pub mod latency;
 #[allow(unsafe_code)]
 pub mod limit;
 pub mod report;

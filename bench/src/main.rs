@@ -7,9 +7,12 @@
 
 mod crypto;
 mod exports;
+mod image;
+mod io;
 mod kdf;
 mod past;
 mod queue;
+mod served;
 mod unlock;
 
 use std::process::ExitCode;
@@ -28,6 +31,8 @@ struct Cli {
 enum Verb {
     /// AES-256-XTS in memory: each kernel against the machine's limit and the aes and xts-mode crates
     Crypto(crypto::Args),
+    /// What encryption costs on a disk: five jobs on a plain file and on every layer above it, in turns
+    Io(io::Args),
     /// The data plane on one file: io_uring against pread, without and with the cipher
     Queue(queue::Args),
     /// Each export, FUSE, loop over FUSE, NBD, with and without the cipher, against the ceiling of transport and cipher
@@ -55,6 +60,7 @@ enum Verb {
 fn main() -> ExitCode {
     let done = match Cli::parse().verb {
         Verb::Crypto(args) => crypto::run(&args),
+        Verb::Io(args) => io::run(&args),
         Verb::Queue(args) => queue::run(&args),
         Verb::Exports(args) => exports::run(&args),
         Verb::ServeExport(args) => exports::serve(&args),

@@ -10,17 +10,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
 use block::{BlockIo as _, BlockQueue, Bytes, Direct, FileDisk, IoUringQueue, OpenMode, PreadQueue, QueueOp};
-use luks::calibrate::{Effort, KdfChoice, KdfCost};
-use luks::format::NewKdf;
-use luks::{Container, FormatParams, Limits, UnlockRequest, Volume, VolumeQueue};
-use secret::Secret;
+use luks::{Volume, VolumeQueue};
 use serde::Serialize;
-use session::SystemEnv;
 
 use luksbench::rounds::Quartiles;
 
-/// Where the data of a container with the usual areas begins.
-const DATA_OFFSET: Bytes = Bytes(16 << 20);
+use crate::image::{self, DATA_OFFSET};
+
 const NAMES: [&str; 4] = ["pread", "io_uring", "pread + cipher", "io_uring + cipher"];
 
 /// Options of `luksbench queue`.
@@ -93,20 +89,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 }
 
 /// An unlocked volume in a new file that is written all over, and its disk.
-fn volume(image: &Path, args: &Args) -> Result<(Arc<Volume<FileDisk>>, FileDisk)> {
+fn volume(path: &Path, args: &Args) -> Result<(Arc<Volume<FileDisk>>, FileDisk)> {
+    image::create(path, Bytes::from_mib(args.size_mib), None)?;
     let direct = if args.direct { Direct::IfPossible } else { Direct::Never };
-    FileDisk::create_new(image, &OpenMode::default())?
-        .set_len(Bytes(DATA_OFFSET.0 + Bytes::from_mib(args.size_mib).0))?;
-    let disk = FileDisk::open(image, &OpenMode { direct, ..OpenMode::default() })?;
-    let env = SystemEnv;
-    let passphrase = Secret::copy_of(b"measured")?;
-    let effort = Effort::Forced { iterations: 4 };
-    let cheap = KdfCost { effort, memory_kib: Some(32), parallel: Some(1), ..KdfCost::default() };
-    let params = FormatParams { kdf: NewKdf::Calibrate(KdfChoice::Argon2id, cheap), ..FormatParams::default() };
-    luks::format::format(&disk, &disk, &env.env(), &params, &passphrase)?;
-    let container = Container::open(disk.clone(), disk.clone(), Limits::default())?;
-    let key = container.unlock(&env.env(), &UnlockRequest::default(), &passphrase)?;
-    let volume = Arc::new(container.into_volume(&key, false)?);
+    let disk = FileDisk::open(path, &OpenMode { direct, ..OpenMode::default() })?;
+    let volume = Arc::new(image::unlocked(disk.clone())?);
     volume.write_zeroes(Bytes::ZERO, volume.geometry().size)?;
     volume.flush()?;
     Ok((volume, disk))

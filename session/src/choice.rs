@@ -219,6 +219,18 @@ pub(crate) fn choose(request: &OpenRequest, uuid: &str) -> Result<Chosen, Sessio
     Ok(chosen)
 }
 
+/// Name of the backend that [`crate::open`] would try first for a volume here if it may choose: `dm-crypt`, `ublk`, `fuse` or `nbd`.
+#[must_use]
+pub fn automatic_backend() -> &'static str {
+    // Of no volume: whether there is a mapping of this name does not matter.
+    const UUID: &str = "00000000-0000-4000-8000-000000000000";
+    match choose(&OpenRequest::new("", "any"), UUID) {
+        Ok(chosen) if chosen.try_dm => DM_CRYPT,
+        Ok(chosen) => chosen.served_by.name(),
+        Err(_) => NBD,
+    }
+}
+
 /// Why this process cannot make a FUSE mount; `None` if it seems that it can.
 fn fuse_hindrance() -> Option<String> {
     const DEVICE: &str = "/dev/fuse";

@@ -53,7 +53,7 @@ mod ublk_recovery;
 mod volume_server;
 
 pub use change::{ResizeReport, UnlockAgain, refresh, resize};
-pub use choice::{BackendChoice, MappingFlags, NotPossible};
+pub use choice::{BackendChoice, MappingFlags, NotPossible, automatic_backend};
 pub use close::{CloseOptions, CloseReport, close};
 pub use cpu::{CPU_VARIABLE, obey_cpu_variable};
 pub use env::SystemEnv;

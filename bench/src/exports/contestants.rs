@@ -1,9 +1,8 @@
 //! Who takes part: for each export this machine can do, its server on the plain and on the unlocked image, and nbdkit's LUKS
 //! filter on an image of its own. What cannot take part says why.
 
-use std::io::{BufRead as _, BufReader};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
@@ -12,13 +11,17 @@ use tempfile::TempDir;
 
 use super::clients::{Client, FileClient};
 use super::nbd_client::NbdClient;
-use super::server::{DATA_OFFSET, format};
+use super::server::format;
+use crate::image::DATA_OFFSET;
+use crate::served::{LoopDevice, Order, Server};
 
-pub(super) const FUSE: &str = "fuse";
+pub(crate) const FUSE: &str = "fuse";
 pub(super) const LOOP: &str = "loop";
-pub(super) const NBD: &str = "nbd";
+pub(crate) const NBD: &str = "nbd";
+pub(crate) const UBLK: &str = "ublk";
+pub(crate) const DM_CRYPT: &str = "dm-crypt";
 /// Name of the file below FUSE.
-const DISK_FILE: &str = "disk";
+pub(crate) const DISK_FILE: &str = "disk";
 const START_WAIT: Duration = Duration::from_secs(10);
 const POLL: Duration = Duration::from_millis(10);
 
@@ -39,70 +42,6 @@ pub(super) struct Contestants {
     loops: Vec<LoopDevice>,
     servers: Vec<Server>,
     _folder: TempDir,
-}
-
-/// A process that serves. Ours ends with its standard input, nbdkit is killed.
-struct Server {
-    child: Child,
-    is_ours: bool,
-}
-
-impl Server {
-    fn start(kind: &str, image: &Path, place: &Path, plain: bool, threads: usize) -> Result<Server> {
-        let mut command = Command::new(std::env::current_exe()?);
-        command.arg("serve-export").arg(kind).arg(image).arg(place).args(["--threads", &threads.to_string()]);
-        if plain {
-            command.arg("--plain");
-        }
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
-        let output = child.stdout.take().context("a server without output")?;
-        let server = Server { child, is_ours: true };
-        let mut line = String::new();
-        BufReader::new(output).read_line(&mut line)?;
-        ensure!(line == "ready\n", "the server of {} did not start", place.display());
-        Ok(server)
-    }
-
-    fn stop(mut self) -> Result<()> {
-        if !self.is_ours {
-            return Ok(());
-        }
-        drop(self.child.stdin.take());
-        let ended = self.child.wait()?;
-        ensure!(ended.success(), "a server ended with {ended}");
-        Ok(())
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        drop(self.child.stdin.take());
-        if !self.is_ours {
-            let _ = self.child.kill();
-        }
-        let _ = self.child.wait();
-    }
-}
-
-/// A loop device on a file below FUSE.
-struct LoopDevice(PathBuf);
-
-impl LoopDevice {
-    fn attach(file: &Path) -> Result<LoopDevice> {
-        let done = Command::new("losetup")
-            .args(["--direct-io=on", "--sector-size", "4096", "--find", "--show"])
-            .arg(file)
-            .output()
-            .context("losetup")?;
-        ensure!(done.status.success(), "losetup: {}", String::from_utf8_lossy(&done.stderr).trim());
-        Ok(LoopDevice(String::from_utf8(done.stdout)?.trim().into()))
-    }
-}
-
-impl Drop for LoopDevice {
-    fn drop(&mut self) {
-        let _ = Command::new("losetup").arg("--detach").arg(&self.0).status();
-    }
 }
 
 impl Contestants {
@@ -149,13 +88,13 @@ impl Contestants {
             if kind == FUSE {
                 std::fs::create_dir(&place)?;
             }
-            self.servers.push(Server::start(kind, image, &place, plain, threads)?);
+            self.servers.push(Server::start(&Order { kind, image, place: &place, plain, threads })?);
             let file = place.join(DISK_FILE);
             let client: Box<dyn Client> = match name {
                 NBD => Box::new(NbdClient::connect(&place)?),
                 LOOP => {
                     let device = LoopDevice::attach(&file)?;
-                    let client = FileClient::open(&device.0, size.0)?;
+                    let client = FileClient::open(device.path(), size.0)?;
                     self.loops.push(device);
                     Box::new(client)
                 }
@@ -201,7 +140,7 @@ impl Contestants {
             }
             std::thread::sleep(POLL);
         }
-        self.servers.push(Server { child, is_ours: false });
+        self.servers.push(Server::foreign(child));
         let mut client = NbdClient::connect(&socket)?;
         // Every page is there before anything is measured.
         let zeros = vec![0; 1 << 20];

@@ -17,13 +17,13 @@ const FLAGS: u32 = 0b11;
 const OPT_EXPORT_NAME: u32 = 1;
 const REQUEST_MAGIC: u32 = 0x2560_9513;
 const REPLY_MAGIC: u32 = 0x6744_6698;
-const CMD_READ: u16 = 0;
-const CMD_WRITE: u16 = 1;
-const CMD_DISC: u16 = 2;
+pub(crate) const CMD_READ: u16 = 0;
+pub(crate) const CMD_WRITE: u16 = 1;
+pub(crate) const CMD_DISC: u16 = 2;
 /// magic, flags, type, cookie, offset, length.
-const REQUEST_BYTES: usize = 4 + 2 + 2 + 8 + 8 + 4;
+pub(crate) const REQUEST_BYTES: usize = 4 + 2 + 2 + 8 + 8 + 4;
 /// magic, error, cookie.
-const REPLY_BYTES: usize = 4 + 4 + 8;
+pub(crate) const REPLY_BYTES: usize = 4 + 4 + 8;
 
 /// A connection to the default export of a server.
 pub(super) struct NbdClient {
@@ -34,44 +34,62 @@ pub(super) struct NbdClient {
 
 impl NbdClient {
     pub(super) fn connect(socket: &Path) -> Result<NbdClient> {
-        let mut stream = UnixStream::connect(socket).with_context(|| socket.display().to_string())?;
-        let mut greeting = [0; 18];
-        stream.read_exact(&mut greeting)?;
-        ensure!(greeting.starts_with(GREETING), "this is no NBD server");
-        stream.write_all(&FLAGS.to_be_bytes())?;
-        // The default export: an empty name.
-        stream.write_all(OPTION_MAGIC)?;
-        stream.write_all(&OPT_EXPORT_NAME.to_be_bytes())?;
-        stream.write_all(&0_u32.to_be_bytes())?;
-        let mut size = [0; 8];
-        stream.read_exact(&mut size)?;
-        let mut flags = [0; 2];
-        stream.read_exact(&mut flags)?;
-        Ok(NbdClient { stream, size_bytes: u64::from_be_bytes(size), cookie: 0 })
+        let (stream, size_bytes) = shake_hands(socket)?;
+        Ok(NbdClient { stream, size_bytes, cookie: 0 })
     }
 
     fn header(&mut self, command: u16, offset_bytes: u64, len_bytes: usize) -> Result<[u8; REQUEST_BYTES]> {
         self.cookie += 1;
-        let mut header = [0; REQUEST_BYTES];
-        header[..4].copy_from_slice(&REQUEST_MAGIC.to_be_bytes());
-        header[6..8].copy_from_slice(&command.to_be_bytes());
-        header[8..16].copy_from_slice(&self.cookie.to_be_bytes());
-        header[16..24].copy_from_slice(&offset_bytes.to_be_bytes());
-        header[24..].copy_from_slice(&u32::try_from(len_bytes)?.to_be_bytes());
-        Ok(header)
+        request(command, self.cookie, offset_bytes, len_bytes)
     }
 
     fn take_reply(&mut self) -> Result<()> {
         let mut reply = [0; REPLY_BYTES];
         self.stream.read_exact(&mut reply)?;
-        let [magic, error] =
-            [0, 4].map(|at| u32::from_be_bytes([reply[at], reply[at + 1], reply[at + 2], reply[at + 3]]));
-        ensure!(magic == REPLY_MAGIC && reply[8..] == self.cookie.to_be_bytes(), "the server answers something else");
-        if error != 0 {
-            bail!("the server answers with error {error}");
-        }
+        ensure!(answered(&reply)? == self.cookie, "the server answers something else");
         Ok(())
     }
+}
+
+/// A connection to the default export of the server, and its size in bytes.
+pub(crate) fn shake_hands(socket: &Path) -> Result<(UnixStream, u64)> {
+    let mut stream = UnixStream::connect(socket).with_context(|| socket.display().to_string())?;
+    let mut greeting = [0; 18];
+    stream.read_exact(&mut greeting)?;
+    ensure!(greeting.starts_with(GREETING), "this is no NBD server");
+    stream.write_all(&FLAGS.to_be_bytes())?;
+    // The default export: an empty name.
+    stream.write_all(OPTION_MAGIC)?;
+    stream.write_all(&OPT_EXPORT_NAME.to_be_bytes())?;
+    stream.write_all(&0_u32.to_be_bytes())?;
+    let mut size = [0; 8];
+    stream.read_exact(&mut size)?;
+    let mut flags = [0; 2];
+    stream.read_exact(&mut flags)?;
+    Ok((stream, u64::from_be_bytes(size)))
+}
+
+/// The bytes of a request.
+pub(crate) fn request(command: u16, cookie: u64, offset_bytes: u64, len_bytes: usize) -> Result<[u8; REQUEST_BYTES]> {
+    let mut header = [0; REQUEST_BYTES];
+    header[..4].copy_from_slice(&REQUEST_MAGIC.to_be_bytes());
+    header[6..8].copy_from_slice(&command.to_be_bytes());
+    header[8..16].copy_from_slice(&cookie.to_be_bytes());
+    header[16..24].copy_from_slice(&offset_bytes.to_be_bytes());
+    header[24..].copy_from_slice(&u32::try_from(len_bytes)?.to_be_bytes());
+    Ok(header)
+}
+
+/// The cookie of the request that a reply answers.
+pub(crate) fn answered(reply: &[u8; REPLY_BYTES]) -> Result<u64> {
+    let [magic, error] = [0, 4].map(|at| u32::from_be_bytes([reply[at], reply[at + 1], reply[at + 2], reply[at + 3]]));
+    ensure!(magic == REPLY_MAGIC, "the server answers something else");
+    if error != 0 {
+        bail!("the server answers with error {error}");
+    }
+    let mut cookie = [0; 8];
+    cookie.copy_from_slice(&reply[8..]);
+    Ok(u64::from_be_bytes(cookie))
 }
 
 impl Client for NbdClient {

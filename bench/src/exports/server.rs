@@ -4,31 +4,26 @@
 
 use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Result, bail};
-use block::{BlockIo, Bytes, Direct, FileDisk, OpenMode, Window};
+use anyhow::{Context as _, Result, bail, ensure};
+use block::{BlockIo, BlockQueue, Bytes, Direct, FileDisk, FileQueue, OpenMode, Window};
 use export::fuse::FuseOptions;
 use export::nbd::{NbdDisk, NbdOptions};
-use luks::calibrate::{Effort, KdfChoice, KdfCost};
-use luks::format::NewKdf;
-use luks::{Container, FormatParams, Limits, UnlockRequest, Volume};
-use secret::Secret;
-use session::SystemEnv;
+use export::ublk::{OpenQueue, UblkOptions};
+use luks::{Volume, VolumeQueue};
 
-use super::contestants::{FUSE, NBD};
+use super::contestants::{DM_CRYPT, FUSE, NBD, UBLK};
+use crate::image::{self, DATA_OFFSET};
 
-/// Where the data of a container with the usual areas begins.
-pub(super) const DATA_OFFSET: Bytes = Bytes(16 << 20);
-/// Of an image that holds nothing but random bytes.
-const PASSPHRASE: &[u8] = b"measured";
 const UNMOUNT_WAIT: Duration = Duration::from_secs(10);
 
 /// Options of the hidden verb.
 #[derive(clap::Args)]
 pub(crate) struct ServeArgs {
-    /// fuse or nbd
+    /// fuse, nbd, ublk or dm-crypt
     kind: String,
     image: PathBuf,
     /// The folder to mount on, or the socket to make
@@ -41,59 +36,102 @@ pub(crate) struct ServeArgs {
 }
 
 /// Makes the image that is served.
-pub(super) fn format(image: &Path, size: Bytes) -> Result<()> {
-    FileDisk::create_new(image, &OpenMode::default())?.set_len(Bytes(DATA_OFFSET.0 + size.0))?;
-    let disk = FileDisk::open(image, &OpenMode::default())?;
-    let effort = Effort::Forced { iterations: 4 };
-    let cheap = KdfCost { effort, memory_kib: Some(32), parallel: Some(1), ..KdfCost::default() };
-    let kdf = NewKdf::Calibrate(KdfChoice::Argon2id, cheap);
-    let params = FormatParams { kdf, sector_size: Some(4096), ..FormatParams::default() };
-    let env = SystemEnv;
-    luks::format::format(&disk, &disk, &env.env(), &params, &Secret::copy_of(PASSPHRASE)?)?;
-    let volume = unlocked(disk)?;
+pub(super) fn format(path: &Path, size: Bytes) -> Result<()> {
+    image::create(path, size, Some(4096))?;
+    let volume = image::unlocked(FileDisk::open(path, &OpenMode::default())?)?;
     // Every page is there before anything is measured.
     volume.write_zeroes(Bytes::ZERO, volume.geometry().size)?;
     Ok(volume.flush()?)
 }
 
-fn unlocked(disk: FileDisk) -> Result<Volume<FileDisk>> {
-    let container = Container::open(disk.clone(), disk, Limits::default())?;
-    let env = SystemEnv;
-    let key = container.unlock(&env.env(), &UnlockRequest::default(), &Secret::copy_of(PASSPHRASE)?)?;
-    Ok(container.into_volume(&key, false)?)
-}
-
 /// Serves until standard input ends.
 pub(crate) fn run(args: &ServeArgs) -> Result<()> {
+    if args.kind == DM_CRYPT {
+        return map(args);
+    }
     let disk = FileDisk::open(&args.image, &OpenMode { direct: Direct::IfPossible, ..OpenMode::default() })?;
+    if args.kind == UBLK {
+        return attach(args, image::unlocked(disk)?);
+    }
     if args.plain {
         return serve(args, Arc::new(InBlocks(Window::new(disk, DATA_OFFSET, None))));
     }
-    serve(args, Arc::new(unlocked(disk)?))
+    serve(args, Arc::new(image::unlocked(disk)?))
+}
+
+/// Says that it serves, and waits for the end.
+fn wait(device: &str) -> Result<()> {
+    println!("{}", format!("ready {device}").trim_end());
+    std::io::stdout().flush()?;
+    Ok(std::io::stdin().read_to_end(&mut Vec::new()).map(drop)?)
 }
 
 fn serve<B: BlockIo + 'static>(args: &ServeArgs, disk: Arc<B>) -> Result<()> {
-    let wait = || -> Result<()> {
-        println!("ready");
-        std::io::stdout().flush()?;
-        Ok(std::io::stdin().read_to_end(&mut Vec::new()).map(drop)?)
-    };
     match args.kind.as_str() {
         FUSE => {
             let options = FuseOptions { threads: args.threads, ..FuseOptions::default() };
             let export = export::fuse::serve(disk, &args.place, &options)?;
-            wait()?;
-            Ok(export.unmount_within(UNMOUNT_WAIT)?)
+            wait("")?;
+            let unmounted = export.unmount_within(UNMOUNT_WAIT);
+            // Whoever made the folder may be gone.
+            let _ = std::fs::remove_dir(&args.place);
+            remove_if_empty(args.place.parent());
+            Ok(unmounted?)
         }
         NBD => {
             let served = NbdDisk { name: "disk".into(), description: String::new(), disk, read_only: false };
             let options = NbdOptions { threads: args.threads, ..NbdOptions::default() };
             let mut export = export::nbd::serve(vec![served], &args.place, &options)?;
-            wait()?;
-            Ok(export.stop()?)
+            wait("")?;
+            let stopped = export.stop();
+            remove_if_empty(args.place.parent());
+            Ok(stopped?)
         }
         other => bail!("no export {other}"),
     }
+}
+
+fn remove_if_empty(folder: Option<&Path>) {
+    let _ = folder.map(std::fs::remove_dir);
+}
+
+/// A device of the kernel's driver ublk_drv, as `luksctl open` makes it.
+fn attach(args: &ServeArgs, volume: Volume<FileDisk>) -> Result<()> {
+    let volume = Arc::new(volume);
+    let open_queue: Arc<OpenQueue> = Arc::new(move |depth| {
+        let below = FileQueue::open(volume.disk().clone(), depth)?;
+        Ok(Box::new(VolumeQueue::new(Arc::clone(&volume), below.queue)) as Box<dyn BlockQueue>)
+    });
+    let mut export = export::ublk::serve(&open_queue, &UblkOptions { queues: args.threads, ..UblkOptions::default() })?;
+    let device = export.path().display().to_string();
+    wait(&device)?;
+    Ok(export.stop()?)
+}
+
+/// The kernel's dm-crypt, by the `luksctl` beside this program or on the PATH.
+fn map(args: &ServeArgs) -> Result<()> {
+    let beside = std::env::current_exe()?.with_file_name("luksctl");
+    let program = if beside.is_file() { beside } else { "luksctl".into() };
+    let name = format!("luksbench-{}", std::process::id());
+    let luksctl = |arguments: &[&str], input: &[u8]| -> Result<()> {
+        let mut command = Command::new(&program);
+        command.args(arguments).env("LUKSCTL_RUN_DIR", &args.place);
+        command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut child = command.spawn().with_context(|| program.display().to_string())?;
+        if let Some(mut stdin) = child.stdin.take() {
+            stdin.write_all(input)?;
+        }
+        let done = child.wait_with_output()?;
+        ensure!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr).trim());
+        Ok(())
+    };
+    let image = args.image.to_str().context("the path of the image is no UTF-8")?;
+    luksctl(&["open", "--backend", "dm", "--key-file", "-", image, &name], image::PASSPHRASE)?;
+    let waited = wait(&format!("/dev/mapper/{name}"));
+    luksctl(&["close", &name], b"")?;
+    let _ = std::fs::remove_dir_all(&args.place);
+    remove_if_empty(args.place.parent());
+    waited
 }
 
 /// The disk below with the blocks of an encrypted one, so that both are asked for the same.

@@ -1,0 +1,280 @@
+//! `luksbench io`: five jobs on the file itself and on every layer above it that this machine has, in turns.
+//!
+//! Invariants: all layers work on the same bytes of one test file, which is written all over before anything is measured. A sample is
+//! kept only if every layer got through the same job in the same round, so what is compared lies next to each other in time. Whatever
+//! is made is taken away again: after errors, after Ctrl-C, and all but the test file after SIGKILL.
+
+mod cpu;
+mod fio;
+mod layers;
+mod machine;
+mod nbd_lane;
+mod options;
+mod progress;
+mod queue_lane;
+mod stop;
+mod target;
+
+use std::fs::File;
+use std::io::Write as _;
+use std::path::Path;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context as _, Result, ensure};
+use block::Bytes;
+use luksbench::lane::{self, RingLane, Task};
+use luksbench::run::{FORMAT, Job, Measurement, PLAIN, Run, Sample, Settings};
+
+use cpu::CpuTime;
+use layers::{Below, Layers, Ready};
+use progress::Progress;
+use stop::Stop;
+use target::TestFile;
+
+pub(crate) use options::Args;
+
+/// Standard output, as the name of a file.
+const STDOUT: &str = "-";
+
+/// Measures and prints.
+pub(crate) fn run(args: &Args) -> Result<()> {
+    let stop = Stop::watch()?;
+    let jobs = args.chosen_jobs()?;
+    let names = layers::names(&args.layers)?;
+    for report in [&args.json].into_iter().flatten().filter(|path| !is_stdout(path)) {
+        ensure!(report.symlink_metadata().is_err(), "{} exists: luksbench overwrites no report", report.display());
+    }
+    let mut progress = Progress::new(args.quiet);
+    let file = TestFile::make(&args.target, args.size)?;
+    let mut remarks: Vec<String> = target::left_behind(file.path())
+        .iter()
+        .map(|left| format!("{} was left behind by a run that was killed: remove it", left.display()))
+        .collect();
+    file.prepare(Bytes(args.size), args.sector_size, &stop, &mut |share| {
+        progress.say(&format!("writing the test file, {:.0}%", share * 100.0), None);
+    })?;
+    let below = below(args, file.path(), &mut remarks);
+    let mut layers = Layers::start(&names, below)?;
+    let mut run = Run {
+        format: FORMAT,
+        started_unix_s: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
+        machine: machine::describe(file.path(), layers.ready.iter().any(Ready::is_fio)),
+        settings: settings(args, below),
+        layers: layers.all.clone(),
+        measurements: no_measurements(&jobs, &layers),
+        jobs,
+        interrupted: false,
+        remarks,
+    };
+    add_remarks(&mut run);
+    let measured = rounds(&mut run, &layers, below, &stop, &mut progress);
+    let stopped = layers.stop();
+    drop((layers, file));
+    progress.clear();
+    measured?;
+    stopped?;
+    ensure!(
+        run.measurements.iter().any(|of| !of.samples.is_empty()),
+        "stopped before one round was whole: nothing to report"
+    );
+    report(args, &run)
+}
+
+fn is_stdout(path: &Path) -> bool {
+    path == Path::new(STDOUT)
+}
+
+/// How the file is reached on this machine.
+fn below<'a>(args: &Args, file: &'a Path, remarks: &mut Vec<String>) -> Below<'a> {
+    let direct = !args.buffered && layers::can_be_direct(file);
+    if !direct && !args.buffered {
+        remarks.push("this file system has no direct I/O: everything went through the page cache".to_owned());
+    }
+    let ring = RingLane::probe();
+    if let Err(why) = &ring {
+        remarks.push(format!(
+            "no io_uring here ({why:#}): requests to files went one after the other by pread and pwrite, whatever the depth"
+        ));
+    }
+    Below { file, direct, io_uring: ring.is_ok() }
+}
+
+fn settings(args: &Args, below: Below<'_>) -> Settings {
+    Settings {
+        target: args.target.display().to_string(),
+        size_bytes: args.size,
+        rounds: args.rounds,
+        piece_ms: milliseconds(args.duration),
+        warm_up_ms: milliseconds(args.warm_up),
+        direct: below.direct,
+        sector_bytes: args.sector_size,
+        queue: if below.io_uring { "io_uring" } else { "pread" }.to_owned(),
+    }
+}
+
+fn milliseconds(seconds: f64) -> u64 {
+    u64::try_from(Duration::from_secs_f64(seconds).as_millis()).unwrap_or(u64::MAX)
+}
+
+fn no_measurements(jobs: &[Job], layers: &Layers) -> Vec<Measurement> {
+    let of_job = |job: &Job| {
+        let job = job.name.clone();
+        let of_layer =
+            move |ready: &Ready| Measurement { job: job.clone(), layer: ready.name.to_owned(), samples: Vec::new() };
+        layers.ready.iter().map(of_layer).collect::<Vec<_>>()
+    };
+    jobs.iter().flat_map(of_job).collect()
+}
+
+fn add_remarks(run: &mut Run) {
+    let works_in_kernel = |name: &str| [layers::FUSE_LOOP, "ublk", "dm-crypt"].contains(&name);
+    if run.layers.iter().any(|layer| layer.absent.is_none() && works_in_kernel(&layer.name)) {
+        let words =
+            "processor time is that of client and server; what kernel workers did (loop, dm-crypt, ublk) is not in it";
+        run.remarks.push(words.to_owned());
+    }
+    if !run.settings.direct && run.layers.len() > 1 {
+        run.remarks.push("through the page cache each layer's cache answers, not the layer below".to_owned());
+    }
+}
+
+/// All rounds, until somebody stops them.
+fn rounds(run: &mut Run, layers: &Layers, below: Below<'_>, stop: &Stop, progress: &mut Progress) -> Result<()> {
+    let began = Instant::now();
+    let count = layers.ready.len();
+    let all = u64::from(run.settings.rounds) * (run.jobs.len() * count) as u64;
+    let mut ended = 0;
+    for round in 0..run.settings.rounds {
+        for number in 0..run.jobs.len() {
+            let mut samples: Vec<Option<Sample>> = vec![None; count];
+            for nth in 0..count {
+                if stop.is_wanted() {
+                    run.interrupted = true;
+                    return Ok(());
+                }
+                // Who comes first changes with each round.
+                let index = (round as usize + nth) % count;
+                let (job, ready) = (&run.jobs[number], &layers.ready[index]);
+                let what = format!("round {} of {}: {} on {}", round + 1, run.settings.rounds, job.name, ready.name);
+                progress.say(&what, left(&run.settings, began, ended, all));
+                let sample = piece(&run.settings, job, ready, below, round);
+                samples[index] = Some(sample.with_context(|| format!("{} on {}", job.name, ready.name))?);
+                ended += 1;
+            }
+            let of_job = &mut run.measurements[number * count..(number + 1) * count];
+            for (measurement, sample) in of_job.iter_mut().zip(samples) {
+                measurement.samples.extend(sample);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// How long the rest takes, if it goes on as so far.
+fn left(settings: &Settings, began: Instant, ended: u64, all: u64) -> Option<Duration> {
+    let planned = Duration::from_millis(settings.piece_ms + settings.warm_up_ms);
+    let each = if ended == 0 { planned } else { began.elapsed().div_f64(ended as f64) };
+    Some(each.mul_f64((all - ended) as f64))
+}
+
+/// One job on one layer in one round.
+fn piece(settings: &Settings, job: &Job, ready: &Ready, below: Below<'_>, round: u32) -> Result<Sample> {
+    if ready.is_fio() {
+        return fio::run(&fio::Piece {
+            file: below.file,
+            size_bytes: settings.size_bytes,
+            job,
+            direct: below.direct,
+            warm_up_ms: settings.warm_up_ms,
+            piece_ms: settings.piece_ms,
+            round,
+        });
+    }
+    let task = Task {
+        pattern: job.pattern,
+        block_bytes: job.block_bytes,
+        depth: job.depth,
+        threads: job.threads,
+        size_bytes: settings.size_bytes,
+        warm_up: Duration::from_millis(settings.warm_up_ms),
+        piece: Duration::from_millis(settings.piece_ms),
+        // The same for all layers of a round.
+        seed: u64::from(round) + 1,
+    };
+    let mut times = Vec::with_capacity(2);
+    let done = lane::run(&task, &|| ready.lane(job, below), || {
+        times.push(CpuTime::now(ready.server_pid())?);
+        Ok(())
+    })?;
+    ensure!(done.requests > 0, "no request ended within {} ms: give it more with --duration", settings.piece_ms);
+    let [before, after] = times[..] else { anyhow::bail!("a piece has two ends") };
+    let cpu = after.since(before);
+    let nanoseconds = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+    Ok(Sample {
+        round,
+        bytes: done.requests * u64::from(job.block_bytes),
+        requests: done.requests,
+        elapsed_ns: nanoseconds(done.elapsed),
+        user_ns: nanoseconds(cpu.user),
+        kernel_ns: nanoseconds(cpu.kernel),
+        latency: done.latencies.summary(),
+    })
+}
+
+/// The table, and the files that were asked for.
+fn report(args: &Args, run: &Run) -> Result<()> {
+    let json = serde_json::to_string_pretty(run)?;
+    match &args.json {
+        Some(path) if is_stdout(path) => {
+            println!("{json}");
+            return Ok(());
+        }
+        Some(path) => {
+            let written = File::create_new(path).and_then(|mut file| writeln!(file, "{json}"));
+            written.with_context(|| format!("writing {}", path.display()))?;
+        }
+        None => {}
+    }
+    print(run);
+    Ok(())
+}
+
+fn print(run: &Run) {
+    println!(
+        "{:<16}{:<11}{:>10}{:>11}{:>10}{:>10}{:>9}{:>9}",
+        "", "", "MB/s", "IOPS", "p50 µs", "p99 µs", "CPU s/GB", "of plain"
+    );
+    for of in &run.measurements {
+        let plain = run.samples(&of.job, PLAIN);
+        let ratios: Vec<f64> =
+            of.samples.iter().zip(plain).map(|(own, plain)| own.bytes_per_s() / plain.bytes_per_s()).collect();
+        let middle = |value: &dyn Fn(&Sample) -> f64| median(of.samples.iter().map(value).collect());
+        let latency =
+            |name: &str| middle(&|sample| sample.latency.percentiles_ns.get(name).copied().unwrap_or(0) as f64 / 1e3);
+        println!(
+            "{:<16}{:<11}{:>10.1}{:>11.0}{:>10.1}{:>10.1}{:>9.3}{:>9.3}",
+            of.job,
+            of.layer,
+            middle(&|sample| sample.bytes_per_s() / 1e6),
+            middle(&|sample| sample.requests as f64 * 1e9 / sample.elapsed_ns as f64),
+            latency("50"),
+            latency("99"),
+            middle(&|sample| (sample.user_ns + sample.kernel_ns) as f64 / sample.bytes as f64),
+            median(ratios),
+        );
+    }
+    for layer in &run.layers {
+        if let Some(why) = &layer.absent {
+            println!("not here: {} ({why})", layer.name);
+        }
+    }
+    if run.interrupted {
+        println!("ended early: what is above is whole rounds");
+    }
+    run.remarks.iter().for_each(|remark| println!("{remark}"));
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_unstable_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(0.0)
+}

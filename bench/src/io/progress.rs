@@ -1,0 +1,70 @@
+//! How far it is and how long it takes: one line that changes on a terminal, a line now and then elsewhere, nothing with -q.
+
+use std::io::{IsTerminal as _, Write as _};
+use std::time::{Duration, Instant};
+
+/// Between two lines where there is no terminal.
+const PERIOD: Duration = Duration::from_secs(10);
+/// Between two changes of the line on a terminal.
+const REFRESH: Duration = Duration::from_millis(100);
+
+/// The line.
+pub(super) struct Progress {
+    quiet: bool,
+    terminal: bool,
+    told: Option<Instant>,
+    shown: bool,
+}
+
+impl Progress {
+    pub(super) fn new(quiet: bool) -> Progress {
+        Progress { quiet, terminal: std::io::stderr().is_terminal(), told: None, shown: false }
+    }
+
+    /// Says `what`, and that `left` is left.
+    pub(super) fn say(&mut self, what: &str, left: Option<Duration>) {
+        let period = if self.terminal { REFRESH } else { PERIOD };
+        if self.quiet || self.told.is_some_and(|told| told.elapsed() < period) {
+            return;
+        }
+        self.told = Some(Instant::now());
+        let left = left.map(|left| format!(", {} left", minutes(left))).unwrap_or_default();
+        if self.terminal {
+            self.shown = true;
+            eprint!("\r\x1b[K{what}{left}");
+            let _ = std::io::stderr().flush();
+        } else {
+            eprintln!("luksbench: {what}{left}");
+        }
+    }
+
+    /// Takes the line away.
+    pub(super) fn clear(&mut self) {
+        if std::mem::take(&mut self.shown) {
+            eprint!("\r\x1b[K");
+            let _ = std::io::stderr().flush();
+        }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.clear();
+    }
+}
+
+fn minutes(time: Duration) -> String {
+    let seconds = time.as_secs();
+    if seconds < 60 { format!("{} s", seconds.max(1)) } else { format!("{} min {} s", seconds / 60, seconds % 60) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_said_in_minutes() {
+        let said = [0, 59, 60, 754].map(|seconds| minutes(Duration::from_secs(seconds)));
+        assert_eq!(said, ["1 s", "59 s", "1 min 0 s", "12 min 34 s"]);
+    }
+}
