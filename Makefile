@@ -5,6 +5,7 @@ PREFIX ?= /usr/local
 DESTDIR ?=
 FUZZ_SECONDS ?= 120
 FIO_SECONDS ?= 600
+FIO_FOLDER ?= .
 POSTGRES_CUTS ?= 50
 POSTGRES_KILLS ?= 20
 TARGET_DIR := $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),target)
@@ -19,7 +20,7 @@ export PATH := $(HOME)/.cargo/bin:$(PATH):/usr/local/sbin:/usr/sbin:/sbin
 
 LIBRARIES := -p secret -p block -p dmcrypt -p luks -p export -p dmsetup -p session
 
-.PHONY: help build demo test test-crash test-postgres test-denied test-fio test-vm test-vm-full install fuzz asan timing bench-crypto bench-copy bench-exports bench-unlock deny doc clean
+.PHONY: help build demo test test-crash test-postgres test-denied test-fio test-vm test-vm-full install fuzz asan timing bench-crypto bench-copy bench-exports bench-fio bench-unlock deny doc clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -91,6 +92,10 @@ bench-copy: build ## copy-in and copy-out, with the ratio of the fastest kernel 
 bench-exports: build ## FUSE, loop over FUSE, NBD, with and without the cipher, against their ceiling; BENCH="--quick" and the like
 	tests/setup bench-exports
 	$(RELEASE)/luksbench exports $(BENCH)
+
+bench-fio: build ## luksbench io against fio, in turns on one file, on tmpfs and in FIO_FOLDER; BENCH="--rounds 41" and the like
+	tests/setup bench-fio
+	for folder in /dev/shm $(FIO_FOLDER); do $(RELEASE)/luksbench io $$folder --layer fio --size 512M --rounds 21 --duration 0.5 $(BENCH) || exit 1; done
 
 bench-unlock: build ## time to unlock, with the ratio to cryptsetup
 	tests/setup demo

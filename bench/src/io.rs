@@ -23,7 +23,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use anyhow::{Context as _, Result, ensure};
 use block::Bytes;
 use luksbench::lane::{self, RingLane, Task};
-use luksbench::run::{FORMAT, Job, Measurement, PLAIN, Run, Sample, Settings};
+use luksbench::report::{self, Look};
+use luksbench::run::{FORMAT, Job, Measurement, Run, Sample, Settings};
+use luksbench::targets::{self, Targets};
 
 use cpu::CpuTime;
 use layers::{Below, Layers, Ready};
@@ -41,6 +43,13 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let stop = Stop::watch()?;
     let jobs = args.chosen_jobs()?;
     let names = layers::names(&args.layers)?;
+    let targets = match &args.targets {
+        Some(path) => {
+            let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
+            targets::parse(&text).with_context(|| path.display().to_string())?
+        }
+        None => targets::compiled_in()?,
+    };
     for report in [&args.json].into_iter().flatten().filter(|path| !is_stdout(path)) {
         ensure!(report.symlink_metadata().is_err(), "{} exists: luksbench overwrites no report", report.display());
     }
@@ -77,7 +86,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         run.measurements.iter().any(|of| !of.samples.is_empty()),
         "stopped before one round was whole: nothing to report"
     );
-    report(args, &run)
+    print(args, &run, &targets)
 }
 
 fn is_stdout(path: &Path) -> bool {
@@ -96,7 +105,7 @@ fn below<'a>(args: &Args, file: &'a Path, remarks: &mut Vec<String>) -> Below<'a
             "no io_uring here ({why:#}): requests to files went one after the other by pread and pwrite, whatever the depth"
         ));
     }
-    Below { file, direct, io_uring: ring.is_ok() }
+    Below { file, direct, io_uring: ring.is_ok(), as_fio: args.layers.iter().any(|name| name == layers::FIO) }
 }
 
 fn settings(args: &Args, below: Below<'_>) -> Settings {
@@ -222,7 +231,7 @@ fn piece(settings: &Settings, job: &Job, ready: &Ready, below: Below<'_>, round:
 }
 
 /// The table, and the files that were asked for.
-fn report(args: &Args, run: &Run) -> Result<()> {
+fn print(args: &Args, run: &Run, targets: &Targets) -> Result<()> {
     let json = serde_json::to_string_pretty(run)?;
     match &args.json {
         Some(path) if is_stdout(path) => {
@@ -235,46 +244,10 @@ fn report(args: &Args, run: &Run) -> Result<()> {
         }
         None => {}
     }
-    print(run);
+    let mut text = report::table(run, targets, Look::of_stdout());
+    for line in fio::agreement(run) {
+        text.extend([line.as_str(), "\n"]);
+    }
+    std::io::stdout().write_all(text.as_bytes()).context("standard output")?;
     Ok(())
-}
-
-fn print(run: &Run) {
-    println!(
-        "{:<16}{:<11}{:>10}{:>11}{:>10}{:>10}{:>9}{:>9}",
-        "", "", "MB/s", "IOPS", "p50 µs", "p99 µs", "CPU s/GB", "of plain"
-    );
-    for of in &run.measurements {
-        let plain = run.samples(&of.job, PLAIN);
-        let ratios: Vec<f64> =
-            of.samples.iter().zip(plain).map(|(own, plain)| own.bytes_per_s() / plain.bytes_per_s()).collect();
-        let middle = |value: &dyn Fn(&Sample) -> f64| median(of.samples.iter().map(value).collect());
-        let latency =
-            |name: &str| middle(&|sample| sample.latency.percentiles_ns.get(name).copied().unwrap_or(0) as f64 / 1e3);
-        println!(
-            "{:<16}{:<11}{:>10.1}{:>11.0}{:>10.1}{:>10.1}{:>9.3}{:>9.3}",
-            of.job,
-            of.layer,
-            middle(&|sample| sample.bytes_per_s() / 1e6),
-            middle(&|sample| sample.requests as f64 * 1e9 / sample.elapsed_ns as f64),
-            latency("50"),
-            latency("99"),
-            middle(&|sample| (sample.user_ns + sample.kernel_ns) as f64 / sample.bytes as f64),
-            median(ratios),
-        );
-    }
-    for layer in &run.layers {
-        if let Some(why) = &layer.absent {
-            println!("not here: {} ({why})", layer.name);
-        }
-    }
-    if run.interrupted {
-        println!("ended early: what is above is whole rounds");
-    }
-    run.remarks.iter().for_each(|remark| println!("{remark}"));
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_unstable_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(0.0)
 }

@@ -8,10 +8,16 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
-use luksbench::run::{Job, Latency, Pattern, Sample};
+use luksbench::rounds::Quartiles;
+use luksbench::run::{Job, Latency, PLAIN, Pattern, Run, Sample};
 use serde_json::Value;
 
+use super::layers::FIO;
 use crate::image::DATA_OFFSET;
+
+/// What it may differ by and still agree: throughput, median latency.
+const MOST_RATE: f64 = 0.05;
+const MOST_LATENCY: f64 = 0.10;
 
 const PERCENTILES: [&str; 5] = ["50", "90", "99", "99.9", "99.99"];
 
@@ -92,6 +98,27 @@ fn sample(output: &[u8], round: u32) -> Result<Sample> {
             histogram: String::new(),
         },
     })
+}
+
+/// How this harness compares with fio on the plain file, in words, a line for each job; empty without fio.
+pub(super) fn agreement(run: &Run) -> Vec<String> {
+    let ratio = |job: &str, of: &dyn Fn(&Sample) -> f64| {
+        let [own, fio] = [PLAIN, FIO].map(|layer| run.samples(job, layer).iter().map(of).collect::<Vec<f64>>());
+        Quartiles::of_ratios(&own, &fio)
+    };
+    let line = |job: &Job| {
+        let rate = ratio(&job.name, &Sample::bytes_per_s)?;
+        #[allow(clippy::cast_precision_loss)] // a ratio
+        let median_ns = |sample: &Sample| sample.latency.percentiles_ns.get("50").map_or(0.0, |ns| *ns as f64);
+        let latency = ratio(&job.name, &median_ns)?;
+        let met = |ratio: &Quartiles, most: f64| (ratio.median - 1.0).abs() <= most;
+        let verdict = if met(&rate, MOST_RATE) && met(&latency, MOST_LATENCY) { "agrees" } else { "differs" };
+        Some(format!(
+            "plain / fio, {:<15} throughput {:.3} ({:.3}-{:.3}), median latency {:.3} ({:.3}-{:.3}): {verdict}",
+            job.name, rate.median, rate.low, rate.high, latency.median, latency.low, latency.high
+        ))
+    };
+    run.jobs.iter().filter_map(line).collect()
 }
 
 #[cfg(test)]

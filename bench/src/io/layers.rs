@@ -35,6 +35,8 @@ const USUAL: [(&str, &str); 7] = [
 ];
 const FIO_TITLE: &str = "the file itself, by fio";
 const DIRECT: i32 = rustix::fs::OFlags::DIRECT.bits().cast_signed();
+/// With it io_uring tries a request on the spot even on file systems that promise nothing (tmpfs); without, a worker does it.
+const NONBLOCK: i32 = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
 
 /// How its bytes are reached.
 enum Way {
@@ -69,6 +71,8 @@ pub(super) struct Below<'a> {
     pub(super) file: &'a Path,
     pub(super) direct: bool,
     pub(super) io_uring: bool,
+    /// Reach the plain file in no way that fio has not.
+    pub(super) as_fio: bool,
 }
 
 /// The names that `wanted` stands for, in the order in which they are shown.
@@ -203,7 +207,9 @@ impl Ready {
         let (block, depth) = (job.block_bytes, job.depth);
         match &self.way {
             Way::File(path, start_bytes) => {
-                let file = Arc::new(open(path, below.direct)?);
+                // The library's data path opens its file with it: the plain file shall have the same. fio cannot.
+                let nonblock = self.name == PLAIN && !below.as_fio;
+                let file = Arc::new(open(path, below.direct, nonblock)?);
                 Ok(if below.io_uring {
                     Box::new(RingLane::new(file, *start_bytes, block, depth)?)
                 } else {
@@ -225,8 +231,8 @@ impl Ready {
     }
 }
 
-fn open(path: &Path, direct: bool) -> Result<File> {
-    let flags = if direct { DIRECT } else { 0 };
+fn open(path: &Path, direct: bool, nonblock: bool) -> Result<File> {
+    let flags = if direct { DIRECT } else { 0 } | if nonblock { NONBLOCK } else { 0 };
     let file = OpenOptions::new().read(true).write(true).custom_flags(flags).open(path);
     file.with_context(|| format!("opening {}", path.display()))
 }

@@ -31,18 +31,16 @@ impl Progress {
         let left = left.map(|left| format!(", {} left", minutes(left))).unwrap_or_default();
         if self.terminal {
             self.shown = true;
-            eprint!("\r\x1b[K{what}{left}");
-            let _ = std::io::stderr().flush();
+            put(&format!("\r\x1b[K{what}{left}"));
         } else {
-            eprintln!("luksbench: {what}{left}");
+            put(&format!("luksbench: {what}{left}\n"));
         }
     }
 
     /// Takes the line away.
     pub(super) fn clear(&mut self) {
         if std::mem::take(&mut self.shown) {
-            eprint!("\r\x1b[K");
-            let _ = std::io::stderr().flush();
+            put("\r\x1b[K");
         }
     }
 }
@@ -51,6 +49,12 @@ impl Drop for Progress {
     fn drop(&mut self) {
         self.clear();
     }
+}
+
+/// Whether anybody reads it or not.
+fn put(text: &str) {
+    let mut stderr = std::io::stderr();
+    let _ = stderr.write_all(text.as_bytes()).and_then(|()| stderr.flush());
 }
 
 fn minutes(time: Duration) -> String {

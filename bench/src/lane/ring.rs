@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use block::AlignedBuf;
+use io_uring::squeue::Flags;
 use io_uring::{IoUring, opcode, types};
 
 use super::Lane;
@@ -108,7 +109,9 @@ impl RingLane {
             (false, false) => opcode::Read::new(FILE, address, len).offset(at).build(),
             (true, false) => opcode::Write::new(FILE, address, len).offset(at).build(),
         };
-        let entry = entry.user_data(number as u64);
+        // What came back with EAGAIN (the file has O_NONBLOCK) is done by a worker, which may wait.
+        let flags = if slot.retries > 0 { Flags::ASYNC } else { Flags::empty() };
+        let entry = entry.user_data(number as u64).flags(flags);
         // SAFETY: the entry names the buffer of a slot that is in flight from here on: it is neither touched nor freed until its
         // completion was taken, and the drop of the lane waits for that.
         let pushed = unsafe { self.ring.submission().push(&entry) };
