@@ -50,7 +50,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         }
         None => targets::compiled_in()?,
     };
-    for report in [&args.json].into_iter().flatten().filter(|path| !is_stdout(path)) {
+    for report in [&args.json, &args.html].into_iter().flatten().filter(|path| !is_stdout(path)) {
         ensure!(report.symlink_metadata().is_err(), "{} exists: luksbench overwrites no report", report.display());
     }
     let mut progress = Progress::new(args.quiet);
@@ -232,22 +232,23 @@ fn piece(settings: &Settings, job: &Job, ready: &Ready, below: Below<'_>, round:
 
 /// The table, and the files that were asked for.
 fn print(args: &Args, run: &Run, targets: &Targets) -> Result<()> {
-    let json = serde_json::to_string_pretty(run)?;
-    match &args.json {
-        Some(path) if is_stdout(path) => {
-            println!("{json}");
-            return Ok(());
-        }
-        Some(path) => {
-            let written = File::create_new(path).and_then(|mut file| writeln!(file, "{json}"));
-            written.with_context(|| format!("writing {}", path.display()))?;
-        }
-        None => {}
+    let json = format!("{}\n", serde_json::to_string_pretty(run)?);
+    if let Some(path) = &args.html {
+        write_new(path, &report::html(run, targets))?;
     }
     let mut text = report::table(run, targets, Look::of_stdout());
     for line in fio::agreement(run) {
         text.extend([line.as_str(), "\n"]);
     }
-    std::io::stdout().write_all(text.as_bytes()).context("standard output")?;
-    Ok(())
+    match &args.json {
+        Some(path) if is_stdout(path) => text = json,
+        Some(path) => write_new(path, &json)?,
+        None => {}
+    }
+    std::io::stdout().write_all(text.as_bytes()).context("standard output")
+}
+
+fn write_new(path: &Path, text: &str) -> Result<()> {
+    let written = File::create_new(path).and_then(|mut file| file.write_all(text.as_bytes()));
+    written.with_context(|| format!("writing {}", path.display()))
 }

@@ -68,6 +68,9 @@ pub(crate) struct Args {
     /// Write everything that was measured to this file, as JSON, every sample included; "-" is the standard output, instead of the table
     #[arg(long, value_name = "FILE")]
     pub(super) json: Option<PathBuf>,
+    /// Write a page with plots to this file, all in one
+    #[arg(long, value_name = "FILE")]
+    pub(super) html: Option<PathBuf>,
     /// Judge by the targets in this file instead of those of the program
     #[arg(long, value_name = "FILE")]
     pub(super) targets: Option<PathBuf>,
