@@ -138,23 +138,20 @@ impl RingLane {
     /// Takes one result; whether the request is over.
     fn advance(&mut self, number: usize, result: i32) -> Result<bool> {
         let slot = &mut self.slots[number];
+        // The kernel is done with it, well or not, until it is begun again.
+        slot.in_flight = false;
+        self.in_flight -= 1;
         let what = if slot.write { "write" } else { "read" };
+        let (len, at) = (slot.buffer.len(), self.start_bytes + slot.offset_bytes);
         match usize::try_from(result) {
-            Ok(count) if count > 0 && slot.done_bytes + count < slot.buffer.len() => slot.done_bytes += count,
-            Ok(count) if slot.done_bytes + count == slot.buffer.len() => {
-                slot.in_flight = false;
-                self.in_flight -= 1;
-                return Ok(true);
-            }
-            Ok(_) => bail!("{what} at byte {}: the file ended", self.start_bytes + slot.offset_bytes),
+            Ok(count) if slot.done_bytes + count == len => return Ok(true),
+            Ok(0) => bail!("{what} at byte {at}: the file ended"),
+            Ok(count) => slot.done_bytes += count,
             Err(_) if [-libc::EAGAIN, -libc::EINTR].contains(&result) && slot.retries < MOST_RETRIES => {
                 slot.retries += 1;
             }
             Err(_) => {
-                slot.in_flight = false;
-                self.in_flight -= 1;
                 let error = io::Error::from_raw_os_error(result.saturating_neg());
-                let (len, at) = (slot.buffer.len(), self.start_bytes + slot.offset_bytes);
                 return Err(error).with_context(|| format!("{what} of {len} bytes at byte {at}"));
             }
         }
