@@ -208,7 +208,9 @@ impl Drop for RingLane {
         let mut ended = Vec::with_capacity(self.slots.len());
         while self.in_flight > 0 {
             ended.clear();
-            if self.wait(&mut ended).is_err() && self.enter(1).is_err() {
+            let before = self.in_flight;
+            // A request that failed is over, too.
+            if self.wait(&mut ended).is_err() && self.in_flight == before {
                 std::mem::forget(std::mem::take(&mut self.slots));
                 return;
             }
