@@ -2,6 +2,7 @@
 //!
 //! Exit codes: 0, 1 for what cannot be read or compared, [`SLOWER`] for a slow-down beyond the noise.
 
+use std::ffi::OsStr;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
@@ -12,13 +13,15 @@ use luksbench::baseline::{self, Baseline, CryptoSeries, default_path, write_whol
 use luksbench::compare::{self, Change, Comparison, FAMILY_ALPHA, MARGIN, Series};
 use luksbench::report::{self, Look, number, shown, utc};
 use luksbench::run::{Machine, Run};
-use luksbench::saved::{Saved, read, read_run};
+use luksbench::saved::{self, Saved, read, read_run};
 use luksbench::targets::{self, Judgement, Targets};
 use serde::Serialize;
 
 /// A report found something: slower than before.
 const SLOWER: u8 = 10;
 
+/// Rounds of a run that is made for a baseline: what finds a tenth.
+const RUN_ROUNDS: u32 = 30;
 /// Measurements of the cipher in one check, at most.
 const ATTEMPTS: usize = 3;
 
@@ -80,14 +83,21 @@ enum BaselineVerb {
     Save {
         /// A run that luksbench io saved
         run: Option<PathBuf>,
+        /// Make a run now, by luksbench io on this folder, or on this file to make
+        #[arg(long, value_name = "TARGET", conflicts_with = "run")]
+        target: Option<PathBuf>,
         /// Where [default: $XDG_STATE_HOME/luksbench/baseline.json, or in ~/.local/state]
         #[arg(long, value_name = "FILE")]
         file: Option<PathBuf>,
     },
     /// Measure again and compare: exit code 10 for slower than the baseline by more than its noise
     Check {
-        /// A new run that luksbench io saved, to be compared with the one in the baseline
+        /// A new run that luksbench io saved, to be compared with the one in the baseline; without it, one is made with the same
+        /// settings
         run: Option<PathBuf>,
+        /// Compare the cipher only
+        #[arg(long, conflicts_with = "run")]
+        cipher_only: bool,
         /// Where the baseline is [default: as for save]
         #[arg(long, value_name = "FILE")]
         file: Option<PathBuf>,
@@ -204,10 +214,14 @@ pub(crate) fn compare(args: &CompareArgs) -> Result<ExitCode> {
 /// Saves or checks a baseline.
 pub(crate) fn baseline(args: &BaselineArgs) -> Result<ExitCode> {
     match &args.verb {
-        BaselineVerb::Save { run, file } => {
+        BaselineVerb::Save { run, target, file } => {
             let path = file.clone().map_or_else(default_path, Ok)?;
             baseline::may_write(&path)?;
-            let run = run.as_deref().map(read_run).transpose()?;
+            let run = match (run, target) {
+                (Some(run), _) => Some(read_run(run)?),
+                (None, Some(target)) => Some(made(target.as_os_str(), &["--rounds".into(), RUN_ROUNDS.to_string()])?),
+                (None, None) => None,
+            };
             let baseline = Baseline::of(measured_crypto(0)?, run);
             if let (None, Some(folder)) = (file, path.parent()) {
                 std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
@@ -217,13 +231,17 @@ pub(crate) fn baseline(args: &BaselineArgs) -> Result<ExitCode> {
             println!("saved {with} in {}", shown(&path.display().to_string()));
             Ok(ExitCode::SUCCESS)
         }
-        BaselineVerb::Check { run, file, slow_down, how } => {
+        BaselineVerb::Check { run, cipher_only, file, slow_down, how } => {
             let path = file.clone().map_or_else(default_path, Ok)?;
             if !path.exists() {
                 bail!("there is no baseline in {}: make one with luksbench baseline save", path.display());
             }
             let Saved::Baseline(before) = read(&path)? else { bail!("{} is a run, no baseline", path.display()) };
-            let run = run.as_deref().map(read_run).transpose()?;
+            let run = match (run, &before.run) {
+                (Some(run), _) => Some(read_run(run)?),
+                (None, Some(before)) if !cipher_only => Some(made(before.settings.target.as_ref(), &again(before))?),
+                (None, _) => None,
+            };
             if !how.json {
                 println!("baseline of {}", utc(before.saved_unix_s));
             }
@@ -242,6 +260,54 @@ pub(crate) fn baseline(args: &BaselineArgs) -> Result<ExitCode> {
             before.against(&Measured::of(Saved::Baseline(Box::new(after))), how)
         }
     }
+}
+
+/// Makes a run by `luksbench io`, whose words on standard error are shown.
+fn made(target: &OsStr, options: &[String]) -> Result<Run> {
+    let program = std::env::current_exe().context("cannot find this program")?;
+    let mut command = Command::new(&program);
+    command.args(["io", "--json", "-"]).args(options).arg("--").arg(target).stdin(Stdio::null());
+    let output = command.stderr(Stdio::inherit()).output().context("cannot run this program again")?;
+    if !output.status.success() {
+        bail!("luksbench io ended with {}", output.status);
+    }
+    match saved::parse(&String::from_utf8_lossy(&output.stdout)).context("luksbench io")? {
+        Saved::Run(run) => Ok(*run),
+        Saved::Baseline(_) => bail!("luksbench io gave a baseline"),
+    }
+}
+
+/// The options that make the same run again.
+fn again(run: &Run) -> Vec<String> {
+    let settings = &run.settings;
+    let seconds = |ms: u64| format!("{}.{:03}", ms / 1000, ms % 1000);
+    let mut all = vec![
+        ("--rounds", settings.rounds.to_string()),
+        ("--duration", seconds(settings.piece_ms)),
+        ("--warm-up", seconds(settings.warm_up_ms)),
+        ("--size", settings.size_bytes.to_string()),
+        ("--sector-size", settings.sector_bytes.to_string()),
+    ];
+    all.extend(run.jobs.iter().map(|job| ("--job", job.name.clone())));
+    let there = run.layers.iter().filter(|layer| layer.absent.is_none() && layer.name != luksbench::run::PLAIN);
+    all.extend(there.map(|layer| ("--layer", layer.name.clone())));
+    // Where all jobs have the same, it may have been asked for; where they differ, it is the usual.
+    let deep = run.jobs.iter().filter(|job| !job.name.ends_with("-qd1"));
+    let alike = [
+        ("--depth", deep.map(|job| job.depth).collect::<Vec<_>>()),
+        ("--block-size", run.jobs.iter().map(|job| job.block_bytes).collect()),
+        ("--threads", run.jobs.iter().map(|job| job.threads).collect()),
+    ];
+    for (option, values) in alike {
+        if let Some(first) = values.first().filter(|first| values.iter().all(|value| value == *first)) {
+            all.push((option, first.to_string()));
+        }
+    }
+    let mut options: Vec<String> = all.into_iter().flat_map(|(option, value)| [option.to_owned(), value]).collect();
+    if !settings.direct {
+        options.push("--buffered".to_owned());
+    }
+    options
 }
 
 /// Measures the cipher, each sweep in a process of its own.

@@ -188,6 +188,24 @@ fn a_baseline_is_saved_and_the_control_is_found() {
     assert_eq!(fs::read_to_string(&letter).unwrap(), "a letter");
 }
 
+/// A baseline with a real run is checked by another one with the same settings. Whether it is slower is not asserted.
+#[test]
+fn a_run_in_the_baseline_is_made_again() {
+    let rig = Rig::new("report");
+    let (run_file, file, folder) = (rig.path("run.json"), rig.path("baseline.json"), rig.path("target"));
+    fs::create_dir(&folder).unwrap();
+    let io = ["io", "-q", "--rounds", "6", "--duration", "0.02", "--warm-up", "0.005", "--size", "16M", "--buffered"];
+    succeed(bench(&io).args(["--job", "seq-read", "--layer", "ring", "--json"]).arg(&run_file).arg(&folder));
+    succeed(bench(&["baseline", "save", "--file"]).arg(&file).arg(&run_file));
+    let output = run(bench(&["baseline", "check", "--json", "--file"]).arg(&file));
+    assert!(matches!(output.status.code(), Some(0 | 10)), "{}", words(&output));
+    let json: Value = serde_json::from_str(&stdout(&output)).unwrap();
+    let rows = json["comparisons"].as_array().unwrap().iter();
+    let names: Vec<&str> = rows.map(|row| row["name"].as_str().unwrap()).collect();
+    assert!(names.contains(&"seq-read ring") && names.contains(&"seq-read plain"), "{names:?}");
+    assert_eq!(fs::read_dir(&folder).unwrap().count(), 0, "nothing is left behind");
+}
+
 #[test]
 fn each_derivation_has_its_cost_and_the_choice_its_reason() {
     let output = succeed(&mut bench(&["kdf", "--json", "--iter-time", "20", "--memory-mib", "1"]));
