@@ -194,7 +194,7 @@ fn a_run_in_the_baseline_is_made_again() {
     let rig = Rig::new("report");
     let (run_file, file, folder) = (rig.path("run.json"), rig.path("baseline.json"), rig.path("target"));
     fs::create_dir(&folder).unwrap();
-    let io = ["io", "-q", "--rounds", "6", "--duration", "0.02", "--warm-up", "0.005", "--size", "16M", "--buffered"];
+    let io = ["io", "-q", "--rounds", "6", "--duration", "0.25", "--warm-up", "0.01", "--size", "16M", "--buffered"];
     succeed(bench(&io).args(["--job", "seq-read", "--layer", "ring", "--json"]).arg(&run_file).arg(&folder));
     succeed(bench(&["baseline", "save", "--file"]).arg(&file).arg(&run_file));
     let output = run(bench(&["baseline", "check", "--json", "--file"]).arg(&file));
