@@ -37,6 +37,8 @@ pub(crate) use options::Args;
 
 /// Standard output, as the name of a file.
 const STDOUT: &str = "-";
+/// Longest piece in which a disk may stand still.
+const LONGEST_STILL: Duration = Duration::from_secs(60);
 
 /// Measures and prints.
 pub(crate) fn run(args: &Args) -> Result<()> {
@@ -76,6 +78,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         remarks,
     };
     add_remarks(&mut run);
+    progress.next_part();
     let measured = rounds(&mut run, &layers, below, &stop, &mut progress);
     let stopped = layers.stop();
     drop((layers, file));
@@ -210,14 +213,7 @@ fn piece(settings: &Settings, job: &Job, ready: &Ready, below: Below<'_>, round:
         // The same for all layers of a round.
         seed: u64::from(round) + 1,
     };
-    let mut times = Vec::with_capacity(2);
-    let done = lane::run(&task, &|| ready.lane(job, below), || {
-        times.push(CpuTime::now(ready.server_pid())?);
-        Ok(())
-    })?;
-    ensure!(done.requests > 0, "no request ended within {} ms: give it more with --duration", settings.piece_ms);
-    let [before, after] = times[..] else { anyhow::bail!("a piece has two ends") };
-    let cpu = after.since(before);
+    let (done, cpu) = measure(task, ready, below, job)?;
     let nanoseconds = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
     Ok(Sample {
         round,
@@ -228,6 +224,23 @@ fn piece(settings: &Settings, job: &Job, ready: &Ready, below: Below<'_>, round:
         kernel_ns: nanoseconds(cpu.kernel),
         latency: done.latencies.summary(),
     })
+}
+
+/// What ended within the piece, and its processor time. A disk that stands still for the whole of it gets a longer one.
+fn measure(mut task: Task, ready: &Ready, below: Below<'_>, job: &Job) -> Result<(lane::Done, CpuTime)> {
+    loop {
+        let mut times = Vec::with_capacity(2);
+        let done = lane::run(&task, &|| ready.lane(job, below), || {
+            times.push(CpuTime::now(ready.server_pid())?);
+            Ok(())
+        })?;
+        let [before, after] = times[..] else { anyhow::bail!("a piece has two ends") };
+        if done.requests > 0 {
+            return Ok((done, after.since(before)));
+        }
+        ensure!(task.piece < LONGEST_STILL, "no request ended within {} s", task.piece.as_secs());
+        task.piece = (task.piece * 4).min(LONGEST_STILL);
+    }
 }
 
 /// The table, and the files that were asked for.

@@ -37,6 +37,11 @@ impl Progress {
         }
     }
 
+    /// What comes next is said at once.
+    pub(super) fn next_part(&mut self) {
+        self.told = None;
+    }
+
     /// Takes the line away.
     pub(super) fn clear(&mut self) {
         if std::mem::take(&mut self.shown) {
