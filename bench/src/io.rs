@@ -1,10 +1,13 @@
 //! `luksbench io`: five jobs on the file itself and on every layer above it that this machine has, in turns.
 //!
-//! Invariants: all layers work on the same bytes of one test file, which is written all over before anything is measured. A sample is
+//! Invariants: all layers work on the same bytes of one test file, which is written all over before anything is measured, or of an image
+//! that is there, which is only read. A sample is
 //! kept only if every layer got through the same job in the same round, so what is compared lies next to each other in time. Whatever
 //! is made is taken away again: after errors, after Ctrl-C, and all but the test file after SIGKILL.
 
 mod cpu;
+mod data;
+mod existing;
 mod fio;
 mod layers;
 mod machine;
@@ -21,17 +24,16 @@ use std::path::Path;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, ensure};
-use block::Bytes;
 use luksbench::lane::{self, RingLane, Task};
 use luksbench::report::{self, Look};
 use luksbench::run::{FORMAT, Job, Measurement, Run, Sample, Settings};
 use luksbench::targets::{self, Targets};
 
 use cpu::CpuTime;
+use data::{Data, Plan};
 use layers::{Below, Layers, Ready};
 use progress::Progress;
 use stop::Stop;
-use target::TestFile;
 
 pub(crate) use options::Args;
 
@@ -43,7 +45,9 @@ const LONGEST_STILL: Duration = Duration::from_secs(60);
 /// Measures and prints.
 pub(crate) fn run(args: &Args) -> Result<()> {
     let stop = Stop::watch()?;
-    let jobs = args.chosen_jobs()?;
+    let plan = Plan::of(args)?;
+    let (size, sector_bytes) = (plan.size, plan.sector_bytes);
+    let jobs = args.chosen_jobs(size.0, plan.may_write())?;
     let names = layers::names(&args.layers)?;
     let targets = match &args.targets {
         Some(path) => {
@@ -56,21 +60,26 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         ensure!(report.symlink_metadata().is_err(), "{} exists: luksbench overwrites no report", report.display());
     }
     let mut progress = Progress::new(args.quiet);
-    let file = TestFile::make(&args.target, args.size)?;
-    let mut remarks: Vec<String> = target::left_behind(file.path())
+    let data = plan.take(&args.target)?;
+    let mut remarks: Vec<String> = target::left_behind(data.path())
         .iter()
         .map(|left| format!("{} was left behind by a run that was killed: remove it", left.display()))
         .collect();
-    file.prepare(Bytes(args.size), args.sector_size, &stop, &mut |share| {
-        progress.say(&format!("writing the test file, {:.0}%", share * 100.0), None);
-    })?;
-    let below = below(args, file.path(), &mut remarks);
+    match &data {
+        Data::Made(file) => file.prepare(size, sector_bytes, &stop, &mut |share| {
+            progress.say(&format!("writing the test file, {:.0}%", share * 100.0), None);
+        })?,
+        Data::There(_) => remarks.push(
+            "an image that was there: it was only read, and decrypted under a key that is not its own; holes in it cost the disk nothing".into(),
+        ),
+    }
+    let below = below(args, &data, &mut remarks);
     let mut layers = Layers::start(&names, below)?;
     let mut run = Run {
         format: FORMAT,
         started_unix_s: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
-        machine: machine::describe(file.path(), layers.ready.iter().any(Ready::is_fio)),
-        settings: settings(args, below),
+        machine: machine::describe(data.path(), layers.ready.iter().any(Ready::is_fio)),
+        settings: Settings { size_bytes: size.0, sector_bytes, ..settings(args, below) },
         layers: layers.all.clone(),
         measurements: no_measurements(&jobs, &layers),
         jobs,
@@ -81,7 +90,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     progress.next_part();
     let measured = rounds(&mut run, &layers, below, &stop, &mut progress);
     let stopped = layers.stop();
-    drop((layers, file));
+    drop((layers, data));
     progress.clear();
     measured?;
     stopped?;
@@ -97,7 +106,8 @@ fn is_stdout(path: &Path) -> bool {
 }
 
 /// How the file is reached on this machine.
-fn below<'a>(args: &Args, file: &'a Path, remarks: &mut Vec<String>) -> Below<'a> {
+fn below<'a>(args: &Args, data: &'a Data, remarks: &mut Vec<String>) -> Below<'a> {
+    let file = data.path();
     let direct = !args.buffered && layers::can_be_direct(file);
     if !direct && !args.buffered {
         remarks.push("this file system has no direct I/O: everything went through the page cache".to_owned());
@@ -108,19 +118,25 @@ fn below<'a>(args: &Args, file: &'a Path, remarks: &mut Vec<String>) -> Below<'a
             "no io_uring here ({why:#}): requests to files went one after the other by pread and pwrite, whatever the depth"
         ));
     }
-    Below { file, direct, io_uring: ring.is_ok(), as_fio: args.layers.iter().any(|name| name == layers::FIO) }
+    Below {
+        file,
+        data_offset: data.offset(),
+        header: data.header(),
+        direct,
+        io_uring: ring.is_ok(),
+        as_fio: args.layers.iter().any(|name| name == layers::FIO),
+    }
 }
 
 fn settings(args: &Args, below: Below<'_>) -> Settings {
     Settings {
         target: args.target.display().to_string(),
-        size_bytes: args.size,
         rounds: args.rounds,
         piece_ms: milliseconds(args.duration),
         warm_up_ms: milliseconds(args.warm_up),
         direct: below.direct,
-        sector_bytes: args.sector_size,
         queue: if below.io_uring { "io_uring" } else { "pread" }.to_owned(),
+        ..Settings::default()
     }
 }
 
@@ -194,6 +210,7 @@ fn piece(settings: &Settings, job: &Job, ready: &Ready, below: Below<'_>, round:
     if ready.is_fio() {
         return fio::run(&fio::Piece {
             file: below.file,
+            data_offset: below.data_offset,
             size_bytes: settings.size_bytes,
             job,
             direct: below.direct,

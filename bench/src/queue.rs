@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
-use block::{BlockIo as _, BlockQueue, Bytes, Direct, FileDisk, IoUringQueue, OpenMode, PreadQueue, QueueOp};
+use block::{BlockIo as _, BlockQueue, Bytes, Direct, FileDisk, IoUringQueue, PreadQueue, QueueOp};
 use luks::{Volume, VolumeQueue};
 use serde::Serialize;
 
@@ -92,10 +92,10 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 fn volume(path: &Path, args: &Args) -> Result<(Arc<Volume<FileDisk>>, FileDisk)> {
     image::create(path, Bytes::from_mib(args.size_mib), None)?;
     let direct = if args.direct { Direct::IfPossible } else { Direct::Never };
-    let disk = FileDisk::open(path, &OpenMode { direct, ..OpenMode::default() })?;
-    let volume = Arc::new(image::unlocked(disk.clone())?);
+    let volume = Arc::new(image::open(path, None, direct)?);
     volume.write_zeroes(Bytes::ZERO, volume.geometry().size)?;
     volume.flush()?;
+    let disk = volume.disk().clone();
     Ok((volume, disk))
 }
 

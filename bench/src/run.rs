@@ -105,6 +105,14 @@ pub enum Pattern {
     RandomMixed,
 }
 
+impl Pattern {
+    /// Whether it leaves the bytes as they are.
+    #[must_use]
+    pub fn only_reads(self) -> bool {
+        matches!(self, Pattern::SequentialRead | Pattern::RandomRead)
+    }
+}
+
 /// One job.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Job {

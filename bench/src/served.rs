@@ -19,6 +19,8 @@ pub(crate) struct Order<'a> {
     /// `fuse`, `nbd`, `ublk` or `dm-crypt`.
     pub(crate) kind: &'a str,
     pub(crate) image: &'a Path,
+    /// A header of ours for an image that is another's, and only read.
+    pub(crate) header: Option<&'a Path>,
     /// The folder to mount on, or the socket to make.
     pub(crate) place: &'a Path,
     /// The data segment as it is.
@@ -42,6 +44,9 @@ impl Server {
         command.args(["--threads", &order.threads.to_string()]);
         if order.plain {
             command.arg("--plain");
+        }
+        if let Some(header) = order.header {
+            command.arg("--header").arg(header);
         }
         let mut child =
             command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0).spawn()?;
@@ -110,9 +115,10 @@ pub(crate) struct LoopDevice {
 }
 
 impl LoopDevice {
-    pub(crate) fn attach(file: &Path) -> Result<LoopDevice> {
+    pub(crate) fn attach(file: &Path, read_only: bool) -> Result<LoopDevice> {
         let done = Command::new("losetup")
             .args(["--direct-io=on", "--sector-size", "4096", "--find", "--show"])
+            .args(read_only.then_some("--read-only"))
             .arg(file)
             .stdin(Stdio::null())
             .output()

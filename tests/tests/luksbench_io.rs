@@ -155,6 +155,36 @@ fn what_exists_is_not_touched() {
     assert_eq!(left(&rig), [""; 0]);
 }
 
+#[test]
+fn an_image_that_is_there_is_only_read() {
+    let rig = rig();
+    let image = rig.path("image");
+    rig.format_cheap(&image, "48M", &["--sector-size", "512"]);
+    let before = std::fs::read(&image).unwrap();
+    let quick = ["--rounds", "2", "--duration", "0.02", "--warm-up", "0.01"];
+    succeed(luksbench(&rig, &image, &quick).arg(json_option(&rig)));
+    let run = measured(&rig);
+    check_samples(&run, 0..2);
+    let jobs: Vec<&str> = run["jobs"].as_array().unwrap().iter().map(|job| job["name"].as_str().unwrap()).collect();
+    assert_eq!(jobs, ["seq-read", "rand-read", "rand-read-qd1"]);
+    assert_eq!((&run["settings"]["size_bytes"], &run["settings"]["sector_bytes"]), (&(32 << 20).into(), &512.into()));
+    let layers = present(&run);
+    assert!(layers.contains(&"plain") && layers.contains(&"ring") && layers.contains(&"nbd"), "{layers:?}");
+    if needs_root("luksbench_io: an_image_that_is_there_is_only_read") && Path::new("/dev/fuse").exists() {
+        assert!(layers.contains(&"fuse") && layers.contains(&"fuse-loop"), "{}", run["layers"]);
+    }
+    for (options, says) in [
+        (["--job", "seq-write"], "seq-write writes, and"),
+        (["--job", "mixed"], "is only read"),
+        (["--size", "33M"], "holds 33554432 bytes of data"),
+        (["--sector-size", "512"], "has its own"),
+    ] {
+        refused(&promises::rig::run(luksbench(&rig, &image, &quick).args(options)), 1, &[says]);
+    }
+    assert!(std::fs::read(&image).unwrap() == before, "the image changed");
+    left_becomes(&rig, &[]);
+}
+
 /// A run that would take long, in its first round or later.
 fn long_run(rig: &Rig) -> Child {
     let long = ["--size", "16M", "--rounds", "1000", "--duration", "0.02", "--warm-up", "0.01"];

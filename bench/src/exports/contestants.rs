@@ -88,12 +88,12 @@ impl Contestants {
             if kind == FUSE {
                 std::fs::create_dir(&place)?;
             }
-            self.servers.push(Server::start(&Order { kind, image, place: &place, plain, threads })?);
+            self.servers.push(Server::start(&Order { kind, image, header: None, place: &place, plain, threads })?);
             let file = place.join(DISK_FILE);
             let client: Box<dyn Client> = match name {
                 NBD => Box::new(NbdClient::connect(&place)?),
                 LOOP => {
-                    let device = LoopDevice::attach(&file)?;
+                    let device = LoopDevice::attach(&file, false)?;
                     let client = FileClient::open(device.path(), size.0)?;
                     self.loops.push(device);
                     Box::new(client)

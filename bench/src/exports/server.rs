@@ -28,6 +28,9 @@ pub(crate) struct ServeArgs {
     image: PathBuf,
     /// The folder to mount on, or the socket to make
     place: PathBuf,
+    /// The header, ours; the image is another's then, and only read
+    #[arg(long, conflicts_with = "plain")]
+    header: Option<PathBuf>,
     /// Serve the data segment as it is
     #[arg(long)]
     plain: bool,
@@ -38,7 +41,7 @@ pub(crate) struct ServeArgs {
 /// Makes the image that is served.
 pub(super) fn format(path: &Path, size: Bytes) -> Result<()> {
     image::create(path, size, Some(4096))?;
-    let volume = image::unlocked(FileDisk::open(path, &OpenMode::default())?)?;
+    let volume = image::open(path, None, Direct::Never)?;
     // Every page is there before anything is measured.
     volume.write_zeroes(Bytes::ZERO, volume.geometry().size)?;
     Ok(volume.flush()?)
@@ -49,14 +52,15 @@ pub(crate) fn run(args: &ServeArgs) -> Result<()> {
     if args.kind == DM_CRYPT {
         return map(args);
     }
-    let disk = FileDisk::open(&args.image, &OpenMode { direct: Direct::IfPossible, ..OpenMode::default() })?;
+    let volume = || image::open(&args.image, args.header.as_deref(), Direct::IfPossible);
     if args.kind == UBLK {
-        return attach(args, image::unlocked(disk)?);
+        return attach(args, volume()?);
     }
     if args.plain {
+        let disk = FileDisk::open(&args.image, &OpenMode { direct: Direct::IfPossible, ..OpenMode::default() })?;
         return serve(args, Arc::new(InBlocks(Window::new(disk, DATA_OFFSET, None))));
     }
-    serve(args, Arc::new(image::unlocked(disk)?))
+    serve(args, Arc::new(volume()?))
 }
 
 /// Says that it serves, and waits for the end.
@@ -79,7 +83,8 @@ fn serve<B: BlockIo + 'static>(args: &ServeArgs, disk: Arc<B>) -> Result<()> {
             Ok(unmounted?)
         }
         NBD => {
-            let served = NbdDisk { name: "disk".into(), description: String::new(), disk, read_only: false };
+            let served =
+                NbdDisk { name: "disk".into(), description: String::new(), disk, read_only: args.header.is_some() };
             let options = NbdOptions { threads: args.threads, ..NbdOptions::default() };
             let mut export = export::nbd::serve(vec![served], &args.place, &options)?;
             wait("")?;
@@ -126,7 +131,13 @@ fn map(args: &ServeArgs) -> Result<()> {
         Ok(())
     };
     let image = args.image.to_str().context("the path of the image is no UTF-8")?;
-    luksctl(&["open", "--backend", "dm", "--key-file", "-", image, &name], image::PASSPHRASE)?;
+    let mut open = vec!["open", "--backend", "dm", "--key-file", "-"];
+    if let Some(header) = &args.header {
+        let header = header.to_str().context("the path of the header is no UTF-8")?;
+        open.extend(["--readonly", "--header", header]);
+    }
+    open.extend([image, &name]);
+    luksctl(&open, image::PASSPHRASE)?;
     let waited = wait(&format!("/dev/mapper/{name}"));
     luksctl(&["close", &name], b"")?;
     let _ = std::fs::remove_dir_all(&args.place);

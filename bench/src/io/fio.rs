@@ -8,12 +8,12 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
+use block::Bytes;
 use luksbench::rounds::Quartiles;
 use luksbench::run::{Job, Latency, PLAIN, Pattern, Run, Sample};
 use serde_json::Value;
 
 use super::layers::FIO;
-use crate::image::DATA_OFFSET;
 
 /// What it may differ by and still agree: throughput, median latency.
 const MOST_RATE: f64 = 0.05;
@@ -31,6 +31,7 @@ pub(super) fn version() -> Result<String> {
 /// One piece.
 pub(super) struct Piece<'a> {
     pub(super) file: &'a Path,
+    pub(super) data_offset: Bytes,
     pub(super) size_bytes: u64,
     pub(super) job: &'a Job,
     pub(super) direct: bool,
@@ -54,7 +55,7 @@ pub(super) fn run(piece: &Piece<'_>) -> Result<Sample> {
     fio.args(["--fixedbufs=1", "--registerfiles=1", "--norandommap=1", "--rwmixread=70", "--group_reporting"]);
     fio.args(["--unified_rw_reporting=1", "--lat_percentiles=1", "--clat_percentiles=0", "--allow_file_create=0"]);
     fio.arg(format!("--percentile_list={}", PERCENTILES.join(":"))).arg(format!("--rw={rw}"));
-    fio.arg(format!("--offset={}", DATA_OFFSET.0)).arg(format!("--size={}", piece.size_bytes));
+    fio.arg(format!("--offset={}", piece.data_offset.0)).arg(format!("--size={}", piece.size_bytes));
     fio.arg(format!("--bs={}", job.block_bytes)).arg(format!("--iodepth={}", job.depth));
     fio.arg(format!("--numjobs={}", job.threads)).arg(format!("--direct={}", u8::from(piece.direct)));
     fio.arg(format!("--runtime={}ms", piece.piece_ms)).arg(format!("--ramp_time={}ms", piece.warm_up_ms));

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use block::{Direct, FileDisk, IoUringQueue, OpenMode, PreadQueue};
+use block::{Bytes, Direct, FileDisk, IoUringQueue, OpenMode, PreadQueue};
 use luks::{Volume, VolumeQueue};
 use luksbench::lane::{BlockingLane, Lane, RingLane};
 use luksbench::run::{Job, Layer, PLAIN};
@@ -16,7 +16,7 @@ use tempfile::TempDir;
 use super::nbd_lane::NbdLane;
 use super::queue_lane::QueueLane;
 use crate::exports::contestants::{DISK_FILE, DM_CRYPT, FUSE, NBD, UBLK};
-use crate::image::{self, DATA_OFFSET};
+use crate::image;
 use crate::served::{LoopDevice, Order, Server};
 
 pub(super) const RING: &str = "ring";
@@ -69,6 +69,9 @@ pub(super) struct Layers {
 #[derive(Clone, Copy)]
 pub(super) struct Below<'a> {
     pub(super) file: &'a Path,
+    pub(super) data_offset: Bytes,
+    /// A header of ours for a file that is another's: it is only read.
+    pub(super) header: Option<&'a Path>,
     pub(super) direct: bool,
     pub(super) io_uring: bool,
     /// Reach the plain file in no way that fio has not.
@@ -144,14 +147,16 @@ fn chosen_by_open() -> &'static str {
 impl Ready {
     fn start(name: &'static str, below: Below<'_>, place: &Path) -> Result<Ready> {
         let alone = |way| Ready { name, way, _loop_device: None, server: None };
-        let serve = |kind: &str| Server::start(&Order { kind, image: below.file, place, plain: false, threads: 0 });
+        let serve = |kind: &str| {
+            let (image, header) = (below.file, below.header);
+            Server::start(&Order { kind, image, header, place, plain: false, threads: 0 })
+        };
         let device = |server: &Server| server.device().map(Path::to_path_buf).context("the server named no device");
         match name {
-            PLAIN => Ok(alone(Way::File(below.file.to_path_buf(), DATA_OFFSET.0))),
+            PLAIN => Ok(alone(Way::File(below.file.to_path_buf(), below.data_offset.0))),
             RING => {
                 let direct = if below.direct { Direct::IfPossible } else { Direct::Never };
-                let disk = FileDisk::open(below.file, &OpenMode { direct, ..OpenMode::default() })?;
-                Ok(alone(Way::Volume(Arc::new(image::unlocked(disk)?))))
+                Ok(alone(Way::Volume(Arc::new(image::open(below.file, below.header, direct)?))))
             }
             FIO => {
                 ensure!(below.io_uring, "io_uring is denied");
@@ -166,7 +171,8 @@ impl Ready {
                 std::fs::create_dir(place)?;
                 let server = serve(FUSE)?;
                 let file = place.join(DISK_FILE);
-                let loop_device = if name == FUSE { None } else { Some(LoopDevice::attach(&file)?) };
+                let loop_device =
+                    if name == FUSE { None } else { Some(LoopDevice::attach(&file, below.header.is_some())?) };
                 let path = loop_device.as_ref().map_or(file, |device| device.path().to_path_buf());
                 Ok(Ready { name, way: Way::File(path, 0), _loop_device: loop_device, server: Some(server) })
             }
@@ -209,7 +215,7 @@ impl Ready {
             Way::File(path, start_bytes) => {
                 // The library's data path opens its file with it: the plain file shall have the same. fio cannot.
                 let nonblock = self.name == PLAIN && !below.as_fio;
-                let file = Arc::new(open(path, below.direct, nonblock)?);
+                let file = Arc::new(open(path, below.direct, nonblock, below.header.is_none())?);
                 Ok(if below.io_uring {
                     Box::new(RingLane::new(file, *start_bytes, block, depth)?)
                 } else {
@@ -231,15 +237,15 @@ impl Ready {
     }
 }
 
-fn open(path: &Path, direct: bool, nonblock: bool) -> Result<File> {
+fn open(path: &Path, direct: bool, nonblock: bool, for_writing: bool) -> Result<File> {
     let flags = if direct { DIRECT } else { 0 } | if nonblock { NONBLOCK } else { 0 };
-    let file = OpenOptions::new().read(true).write(true).custom_flags(flags).open(path);
+    let file = OpenOptions::new().read(true).write(for_writing).custom_flags(flags).open(path);
     file.with_context(|| format!("opening {}", path.display()))
 }
 
 /// Whether the file at `path` can be read and written past the page cache.
 pub(super) fn can_be_direct(path: &Path) -> bool {
-    let mode = OpenMode { direct: Direct::IfPossible, ..OpenMode::default() };
+    let mode = OpenMode { direct: Direct::IfPossible, read_only: true, ..OpenMode::default() };
     FileDisk::open(path, &mode).is_ok_and(|disk| disk.is_direct())
 }
 

@@ -8,6 +8,8 @@ use luksbench::run::{Job, Pattern};
 /// Added to the name of a job for the same at depth 1.
 const SHALLOW: &str = "-qd1";
 const MOST_DEPTH: u32 = 1024;
+/// Of data, if no size is given.
+pub(super) const USUAL_SIZE_BYTES: u64 = 1 << 30;
 
 /// Options of `luksbench io`.
 #[derive(clap::Args)]
@@ -26,8 +28,8 @@ the kernel's own workers (loop devices, dm-crypt, ublk) cannot be told apart fro
 Ctrl-C ends after the present piece; what was measured by then is reported. Everything that was made is removed again. Only SIGKILL can \
 leave the test file behind; the next run in its folder names it.")]
 pub(crate) struct Args {
-    /// A folder, also that of a mounted volume, or a file to make: a test file is made there and removed at the end. What exists is
-    /// never written to
+    /// A folder, also that of a mounted volume, or a file to make: a test file is made there and removed at the end. Or a LUKS2 image or
+    /// device, whose data is only read: jobs that write are refused. What exists is never written to
     pub(super) target: PathBuf,
     /// Only this job; may be repeated
     #[arg(long = "job", value_name = "JOB")]
@@ -53,18 +55,18 @@ pub(crate) struct Args {
     /// Rounds, each with every job on every layer
     #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub(super) rounds: u32,
-    /// Size of the data, such as 4G
-    #[arg(long, value_name = "SIZE", default_value = "1G", value_parser = size)]
-    pub(super) size: u64,
+    /// Size of the data, such as 4G; 1G if not given, and of an image no more than it holds
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub(super) size: Option<u64>,
     /// Past the page cache; the default
     #[arg(long, overrides_with = "buffered")]
     direct: bool,
     /// Through the page cache
     #[arg(long, overrides_with = "direct")]
     pub(super) buffered: bool,
-    /// Bytes of an encryption sector: 512, 1024, 2048 or 4096
-    #[arg(long, value_name = "BYTES", default_value_t = 4096)]
-    pub(super) sector_size: u32,
+    /// Bytes of an encryption sector: 512, 1024, 2048 or 4096; 4096 if not given, and of an image its own
+    #[arg(long, value_name = "BYTES")]
+    pub(super) sector_size: Option<u32>,
     /// Write everything that was measured to this file, as JSON, every sample included; "-" is the standard output, instead of the table
     #[arg(long, value_name = "FILE")]
     pub(super) json: Option<PathBuf>,
@@ -123,15 +125,23 @@ const USUAL_JOBS: [&str; 7] =
     ["seq-read", "seq-write", "rand-read", "rand-write", "mixed", "rand-read-qd1", "rand-write-qd1"];
 
 impl Args {
-    /// The jobs, as the options have them.
-    pub(super) fn chosen_jobs(&self) -> Result<Vec<Job>> {
+    /// The jobs, as the options have them, on data of this size; those that write only if `may_write`.
+    pub(super) fn chosen_jobs(&self, size_bytes: u64, may_write: bool) -> Result<Vec<Job>> {
         let mut jobs: Vec<Job> = Vec::new();
-        let names: Vec<&str> =
-            if self.jobs.is_empty() { USUAL_JOBS.to_vec() } else { self.jobs.iter().map(String::as_str).collect() };
+        let reads = |name: &&str| job(name).is_some_and(|job| job.pattern.only_reads());
+        let names: Vec<&str> = match self.jobs.as_slice() {
+            [] => USUAL_JOBS.into_iter().filter(|name| may_write || reads(name)).collect(),
+            names => names.iter().map(String::as_str).collect(),
+        };
         for name in names {
             let mut job = job(name).with_context(|| {
                 format!("there is no job {name}; there are seq-read, seq-write, rand-read, rand-write, mixed, each also with {SHALLOW}")
             })?;
+            ensure!(
+                may_write || job.pattern.only_reads(),
+                "{name} writes, and {} is only read: luksbench writes to nothing that it did not make. Name its folder",
+                self.target.display()
+            );
             job.threads = self.threads;
             if let Some(bytes) = self.block_size {
                 job.block_bytes = u32::try_from(bytes)
@@ -144,7 +154,7 @@ impl Args {
             {
                 job.depth = depth;
             }
-            self.check(&job)?;
+            check(&job, size_bytes)?;
             if jobs.iter().all(|other| other.name != job.name) {
                 jobs.push(job);
             }
@@ -152,28 +162,32 @@ impl Args {
         Ok(jobs)
     }
 
-    fn check(&self, job: &Job) -> Result<()> {
-        let sector = self.sector_size;
+    /// The sector of a test file, in bytes.
+    pub(super) fn sector_bytes(&self) -> Result<u32> {
+        let sector = self.sector_size.unwrap_or(4096);
         ensure!(
             [512, 1024, 2048, 4096].contains(&sector),
             "a sector of {sector} bytes: 512, 1024, 2048 or 4096 it must be"
         );
-        // Servers and loop devices have blocks of 4096 bytes.
-        ensure!(
-            job.block_bytes.is_multiple_of(4096),
-            "requests of {} bytes: they must be a multiple of 4096, the block of every layer",
-            job.block_bytes
-        );
-        ensure!(
-            self.size.is_multiple_of(1 << 20) && self.size >= u64::from(job.block_bytes) * u64::from(job.depth),
-            "a size of {} bytes: it must be whole MiB and hold the {} requests of {} bytes in flight of {}",
-            self.size,
-            job.depth,
-            job.block_bytes,
-            job.name
-        );
-        Ok(())
+        Ok(sector)
     }
+}
+
+fn check(job: &Job, size_bytes: u64) -> Result<()> {
+    // Servers and loop devices have blocks of 4096 bytes.
+    ensure!(
+        job.block_bytes.is_multiple_of(4096),
+        "requests of {} bytes: they must be a multiple of 4096, the block of every layer",
+        job.block_bytes
+    );
+    ensure!(
+        size_bytes.is_multiple_of(1 << 20) && size_bytes >= u64::from(job.block_bytes) * u64::from(job.depth),
+        "a size of {size_bytes} bytes: it must be whole MiB and hold the {} requests of {} bytes in flight of {}",
+        job.depth,
+        job.block_bytes,
+        job.name
+    );
+    Ok(())
 }
 
 #[cfg(test)]

@@ -82,7 +82,7 @@ fn free_path(target: &Path) -> Result<PathBuf> {
     }
     if target.symlink_metadata().is_ok() {
         bail!(
-            "{} exists: luksbench writes to nothing that it did not make. Name its folder, or a file that is not there yet",
+            "{} exists: luksbench writes to nothing that it did not make. Name its folder, a file that is not there yet, or a LUKS2 image to read",
             target.display()
         );
     }
