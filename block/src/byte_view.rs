@@ -7,7 +7,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::range_lock::{Claim, RangeLock, write_claims};
+use crate::range_lock::{Claim, RangeGuard, RangeLock, write_claims};
 use crate::{BlockError, BlockErrorKind, BlockIo, BufferPool, Bytes};
 
 /// Bytes written per piece where zeros must be written.
@@ -136,12 +136,7 @@ impl<D: BlockIo> ByteView<D> {
     /// # Errors
     /// As [`BlockIo::write_at`], without the demand on alignment. A failed write may have written any part.
     pub fn write(&self, offset: Bytes, buf: &[u8], fua: bool) -> Result<(), BlockError> {
-        if buf.is_empty() {
-            return Ok(());
-        }
-        let block = self.check("write", offset, buf.len() as u64)?;
-        let cut = Cut::new(offset.0, buf.len() as u64, block);
-        let _claimed = self.ranges.acquire(write_claims(offset.0, offset.0 + buf.len() as u64, block));
+        let Some((cut, block, _claimed)) = self.begin_write(offset, buf.len())? else { return Ok(()) };
         let (head, rest) = buf.split_at(cut.head.1);
         let (middle, tail) = rest.split_at(rest.len() - cut.tail.1);
         self.change_part(cut.head.0, head.len(), block, fua, |part| part.copy_from_slice(head))?;
@@ -149,6 +144,32 @@ impl<D: BlockIo> ByteView<D> {
             self.disk.write_at(Bytes(cut.middle.0), middle, fua)?;
         }
         self.change_part(cut.tail.0, tail.len(), block, fua, |part| part.copy_from_slice(tail))
+    }
+
+    /// The same, for a caller that needs `buf` no longer: what it holds afterwards is undefined ([`BlockIo::write_consuming`]).
+    ///
+    /// # Errors
+    /// As [`ByteView::write`].
+    pub fn write_consuming(&self, offset: Bytes, buf: &mut [u8], fua: bool) -> Result<(), BlockError> {
+        let Some((cut, block, _claimed)) = self.begin_write(offset, buf.len())? else { return Ok(()) };
+        let (head, rest) = buf.split_at_mut(cut.head.1);
+        let (middle, tail) = rest.split_at_mut(rest.len() - cut.tail.1);
+        self.change_part(cut.head.0, head.len(), block, fua, |part| part.copy_from_slice(head))?;
+        if !middle.is_empty() {
+            self.disk.write_consuming(Bytes(cut.middle.0), middle, fua)?;
+        }
+        self.change_part(cut.tail.0, tail.len(), block, fua, |part| part.copy_from_slice(tail))
+    }
+
+    /// The checks and the claim of a write; `None` if there is nothing to write.
+    fn begin_write(&self, offset: Bytes, len_bytes: usize) -> Result<Option<(Cut, u64, RangeGuard<'_>)>, BlockError> {
+        if len_bytes == 0 {
+            return Ok(None);
+        }
+        let len_bytes = len_bytes as u64;
+        let block = self.check("write", offset, len_bytes)?;
+        let claim = self.ranges.acquire(write_claims(offset.0, offset.0 + len_bytes, block));
+        Ok(Some((Cut::new(offset.0, len_bytes, block), block, claim)))
     }
 
     /// Reads one block, changes a part of it and writes it back. The caller holds the claim.

@@ -76,6 +76,15 @@ pub trait BlockIo: Send + Sync {
     /// As [`BlockIo::read_at`], [`BlockErrorKind::ReadOnly`] and [`BlockErrorKind::NoSpace`].
     fn write_at(&self, offset: Bytes, buf: &[u8], fua: bool) -> Result<(), BlockError>;
 
+    /// As [`BlockIo::write_at`], for a caller that needs `buf` no longer: what it holds afterwards is undefined. A disk that changes what
+    /// it writes may do it there and save a copy.
+    ///
+    /// # Errors
+    /// As [`BlockIo::write_at`].
+    fn write_consuming(&self, offset: Bytes, buf: &mut [u8], fua: bool) -> Result<(), BlockError> {
+        self.write_at(offset, buf, fua)
+    }
+
     /// Makes the range read as zeros. Durable after the next flush.
     ///
     /// # Errors
@@ -106,6 +115,9 @@ macro_rules! forward_block_io {
             }
             fn write_at(&self, offset: Bytes, buf: &[u8], fua: bool) -> Result<(), BlockError> {
                 (**self).write_at(offset, buf, fua)
+            }
+            fn write_consuming(&self, offset: Bytes, buf: &mut [u8], fua: bool) -> Result<(), BlockError> {
+                (**self).write_consuming(offset, buf, fua)
             }
             fn write_zeroes(&self, offset: Bytes, len: Bytes) -> Result<(), BlockError> {
                 (**self).write_zeroes(offset, len)

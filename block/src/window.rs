@@ -60,6 +60,11 @@ impl<D: BlockIo> BlockIo for Window<D> {
         self.inner.write_at(below, buf, fua).map_err(|error| error.at(offset))
     }
 
+    fn write_consuming(&self, offset: Bytes, buf: &mut [u8], fua: bool) -> Result<(), BlockError> {
+        let below = self.place("write", offset, buf.len() as u64)?;
+        self.inner.write_consuming(below, buf, fua).map_err(|error| error.at(offset))
+    }
+
     fn write_zeroes(&self, offset: Bytes, len: Bytes) -> Result<(), BlockError> {
         let below = self.place("write zeroes", offset, len.0)?;
         self.inner.write_zeroes(below, len).map_err(|error| error.at(offset))

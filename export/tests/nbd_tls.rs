@@ -148,7 +148,7 @@ fn libnbd_and_qemu_come_in_with_a_certificate_and_nobody_else_does() {
     }
     let mut served = served();
     let uri = served.uri(&served.client);
-    let info = succeed(program("nbdinfo").args(["--json", &uri]));
+    let info = succeed(program("nbdinfo").args(["--no-content", "--json", &uri]));
     let info: serde_json::Value = serde_json::from_slice(&info.stdout).unwrap();
     assert_eq!((info["TLS"].as_bool(), info["structured"].as_bool()), (Some(true), Some(true)), "{info}");
     let bytes: Vec<u8> =

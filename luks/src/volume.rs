@@ -2,7 +2,8 @@
 //!
 //! * From many threads at once, without a lock between them: a [`SegmentMap`] behind a gate (see `volume/gate.rs`).
 //! * Reads decrypt in place, in the caller's buffer. Writes encrypt out of place into pooled, aligned buffers of at most
-//!   [`CHUNK_BYTES`], so a caller's plaintext is never overwritten and nothing is allocated in steady state.
+//!   [`CHUNK_BYTES`], so a caller's plaintext is never overwritten and nothing is allocated in steady state; in place where the caller
+//!   gives its buffer up ([`BlockIo::write_consuming`]).
 //! * A range of zeroes becomes *encrypted* zeroes: a hole below would read back as garbage. A discard goes through only where
 //!   [`Volume::with_discards`] allowed it.
 //! * After a failed flush or a lost write the volume is **poisoned**: every later write and flush answers `Io` until the
@@ -41,6 +42,8 @@ pub struct Volume<D: BlockIo> {
     shape: RwLock<Shape>,
     /// Size of the volume when it was last asked for; it only grows.
     known_size: AtomicU64,
+    /// What the disk wants of memory that it is handed.
+    memory_alignment: usize,
     read_only: bool,
     discards: bool,
     poisoned: AtomicBool,
@@ -61,12 +64,14 @@ impl<D: BlockIo> Volume<D> {
     /// [`crate::container::Container::volume`].
     pub fn new(disk: D, map: SegmentMap, read_only: bool) -> Volume<D> {
         let shape = map.shape();
-        let known_size = AtomicU64::new(shape.size_on(disk.geometry().size).0);
+        let below = disk.geometry();
+        let known_size = AtomicU64::new(shape.size_on(below.size).0);
         Volume {
             disk,
             gate: Gate::new(map),
             shape: RwLock::new(shape),
             known_size,
+            memory_alignment: below.memory_alignment.max(1) as usize,
             read_only,
             discards: false,
             poisoned: AtomicBool::new(false),
@@ -211,6 +216,20 @@ impl<D: BlockIo> Volume<D> {
         self.check_healthy(op, offset, len_bytes)
     }
 
+    /// Enters the gate for a write that may be carried out.
+    fn enter_checked_write(
+        &self,
+        op: &'static str,
+        offset: Bytes,
+        len_bytes: u64,
+    ) -> Result<Entered<'_, SegmentMap>, BlockError> {
+        self.check_writable(op, offset, len_bytes)?;
+        let entered = self.enter_to_write(op, offset, len_bytes)?;
+        self.check_range(in_force(&entered, op)?, op, offset, len_bytes)?;
+        self.check_healthy(op, offset, len_bytes)?;
+        Ok(entered)
+    }
+
     fn check_healthy(&self, op: &'static str, offset: Bytes, len_bytes: u64) -> Result<(), BlockError> {
         if self.is_poisoned() {
             return Err(refusal(BlockErrorKind::Io, op, offset.0, len_bytes));
@@ -305,11 +324,8 @@ impl<D: BlockIo> BlockIo for Volume<D> {
     fn write_at(&self, offset: Bytes, buf: &[u8], fua: bool) -> Result<(), BlockError> {
         const OP: &str = "write";
         let len_bytes = buf.len() as u64;
-        self.check_writable(OP, offset, len_bytes)?;
-        let entered = self.enter_to_write(OP, offset, len_bytes)?;
+        let entered = self.enter_checked_write(OP, offset, len_bytes)?;
         let map = in_force(&entered, OP)?;
-        self.check_range(map, OP, offset, len_bytes)?;
-        self.check_healthy(OP, offset, len_bytes)?;
         let mut rest = buf;
         Self::for_pieces(map, OP, (offset, len_bytes), CHUNK_BYTES as u64, |_, piece| {
             let (part, after) = rest.split_at(piece_len(&piece)?);
@@ -323,13 +339,30 @@ impl<D: BlockIo> BlockIo for Volume<D> {
         })
     }
 
+    fn write_consuming(&self, offset: Bytes, buf: &mut [u8], fua: bool) -> Result<(), BlockError> {
+        const OP: &str = "write";
+        if !buf.as_ptr().addr().is_multiple_of(self.memory_alignment) {
+            // The disk below would copy it: rather encrypt into memory that it takes.
+            return self.write_at(offset, buf, fua);
+        }
+        let len_bytes = buf.len() as u64;
+        let entered = self.enter_checked_write(OP, offset, len_bytes)?;
+        let map = in_force(&entered, OP)?;
+        let mut rest = buf;
+        Self::for_pieces(map, OP, (offset, len_bytes), u64::MAX, |_, piece| {
+            let (part, after) = std::mem::take(&mut rest).split_at_mut(piece_len(&piece)?);
+            rest = after;
+            if let Some((cipher, iv_sector)) = piece.crypt {
+                cipher.encrypt_in_place(iv_sector, part);
+            }
+            self.written(self.disk.write_consuming(piece.device_offset, part, fua))
+        })
+    }
+
     fn write_zeroes(&self, offset: Bytes, len: Bytes) -> Result<(), BlockError> {
         const OP: &str = "write zeroes";
-        self.check_writable(OP, offset, len.0)?;
-        let entered = self.enter_to_write(OP, offset, len.0)?;
+        let entered = self.enter_checked_write(OP, offset, len.0)?;
         let map = in_force(&entered, OP)?;
-        self.check_range(map, OP, offset, len.0)?;
-        self.check_healthy(OP, offset, len.0)?;
         Self::for_pieces(map, OP, (offset, len.0), CHUNK_BYTES as u64, |_, piece| {
             let mut zeroes = self.buffers.take(piece_len(&piece)?);
             zeroes.fill(0);

@@ -94,7 +94,7 @@ fn take_payload<R: Read>(
         if left == 0 {
             taken.piece_len_bytes = piece;
         } else if taken.verdict.is_ok() {
-            taken.verdict = agreed.disk.write(taken.piece_offset, &buffer[..piece], request.has(flag::FUA));
+            taken.verdict = agreed.disk.write(taken.piece_offset, &mut buffer[..piece], request.has(flag::FUA));
             taken.piece_offset += piece as u64;
         }
     }
@@ -161,7 +161,7 @@ pub(super) fn answer(
             return replies.send(&chunk, &[]);
         }
         (Ok(()), Command::Write) => {
-            disk.write(taken.piece_offset, &buffer[..taken.piece_len_bytes], request.has(flag::FUA))
+            disk.write(taken.piece_offset, &mut buffer[..taken.piece_len_bytes], request.has(flag::FUA))
         }
         (Ok(()), Command::Flush) => disk.flush(),
         (Ok(()), Command::Trim) => {

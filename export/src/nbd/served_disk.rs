@@ -87,9 +87,10 @@ impl ServedDisk {
         self.view.read(Bytes(offset), buf).map_err(|error| told(&error))
     }
 
-    pub(super) fn write(&self, offset: u64, data: &[u8], fua: bool) -> Result<(), NbdError> {
+    /// What `data` holds afterwards is undefined.
+    pub(super) fn write(&self, offset: u64, data: &mut [u8], fua: bool) -> Result<(), NbdError> {
         self.check_healthy()?;
-        self.view.write(Bytes(offset), data, fua).map_err(|error| told(&error))
+        self.view.write_consuming(Bytes(offset), data, fua).map_err(|error| told(&error))
     }
 
     pub(super) fn flush(&self) -> Result<(), NbdError> {
@@ -192,10 +193,10 @@ mod tests {
     fn after_a_failed_flush_no_write_and_no_flush_succeeds_and_reads_go_on() {
         let (disk, served) = served(FaultDisk::new(MemDisk::new(Bytes(1 << 20))));
         disk.fail_once(Op::Flush, 1, BlockErrorKind::Io);
-        served.write(0, &[1; 512], false).unwrap();
+        served.write(0, &mut [1; 512], false).unwrap();
         assert_eq!(served.flush(), Err(NbdError::Io));
         assert_eq!(served.flush(), Err(NbdError::Io));
-        assert_eq!(served.write(0, &[2; 512], true), Err(NbdError::Io));
+        assert_eq!(served.write(0, &mut [2; 512], true), Err(NbdError::Io));
         assert_eq!(served.write_zeroes(0, 512, false, &mut [0; 512], || false), Err(NbdError::Io));
         assert_eq!(served.trim(0, 512), Err(NbdError::Io));
         let mut there = [0; 512];
@@ -206,7 +207,7 @@ mod tests {
     #[test]
     fn zeroes_without_holes_go_as_data_and_others_by_the_means_of_the_disk() {
         let (disk, served) = served(FaultDisk::new(MemDisk::new(Bytes(1 << 20))));
-        served.write(0, &[7; 8192], false).unwrap();
+        served.write(0, &mut [7; 8192], false).unwrap();
         let before = disk.counts();
         served.write_zeroes(512, 4096, true, &mut [9; 1024], || false).unwrap();
         assert_eq!((disk.counts().zeroes, disk.counts().writes - before.writes), (before.zeroes, 5));
@@ -223,7 +224,7 @@ mod tests {
         let (disk, served) = served(FaultDisk::new(MemDisk::new(Bytes(1 << 20))));
         let before = disk.counts().discards;
         assert!(served.trims() && served.flags(false) & transmission::SEND_TRIM != 0);
-        served.write(0, &[7; 4096], false).unwrap();
+        served.write(0, &mut [7; 4096], false).unwrap();
         served.trim(100, 1000).unwrap();
         served.trim(0, 511).unwrap();
         let mut there = [1; 4096];

@@ -87,7 +87,12 @@ fn three_segments_under_two_keys_behave_as_one_array() {
         let start = dice.below(size / 4096);
         let len = 4096 * (1 + dice.below(size / 4096 - start)) as usize;
         let range = (start * 4096) as usize..(start * 4096) as usize + len;
-        match dice.below(4) {
+        match dice.below(5) {
+            3 => {
+                dice.fill(&mut model[range.clone()]);
+                let mut given_up = model[range].to_vec();
+                volume.write_consuming(Bytes(start * 4096), &mut given_up, round % 2 == 0).expect("write");
+            }
             0 => {
                 dice.fill(&mut model[range.clone()]);
                 volume.write_at(Bytes(start * 4096), &model[range], round % 2 == 0).expect("write");
@@ -123,6 +128,52 @@ fn check_below(volume: &Volume<MemDisk>, model: &[u8], first: &Arc<dyn SectorCip
         let mut bytes = below(96 * KIB + 4096 * sector as u64, 4096);
         second.decrypt_in_place(192 + 8 * sector as u64, &mut bytes);
         assert!(bytes == model[96 * 1024 + 4096 * sector..][..4096], "last segment, sector {sector}");
+    }
+}
+
+/// A disk that wants memory aligned to its blocks, as with direct I/O.
+struct Picky(MemDisk);
+
+impl BlockIo for Picky {
+    fn geometry(&self) -> Geometry {
+        Geometry { memory_alignment: 4096, ..self.0.geometry() }
+    }
+
+    fn read_at(&self, offset: Bytes, buf: &mut [u8]) -> Result<(), BlockError> {
+        self.0.read_at(offset, buf)
+    }
+
+    fn write_at(&self, offset: Bytes, buf: &[u8], fua: bool) -> Result<(), BlockError> {
+        assert!(buf.as_ptr().addr().is_multiple_of(4096), "memory at {:p}", buf.as_ptr());
+        self.0.write_at(offset, buf, fua)
+    }
+
+    fn write_zeroes(&self, offset: Bytes, len: Bytes) -> Result<(), BlockError> {
+        self.0.write_zeroes(offset, len)
+    }
+
+    fn discard(&self, offset: Bytes, len: Bytes) -> Result<(), BlockError> {
+        self.0.discard(offset, len)
+    }
+
+    fn flush(&self) -> Result<(), BlockError> {
+        self.0.flush()
+    }
+}
+
+#[test]
+fn memory_that_the_disk_cannot_take_is_not_encrypted_in_place() {
+    let cipher = cipher(4, SectorSize::S4096);
+    let volume = Volume::new(Picky(MemDisk::new(Bytes(64 * KIB))), one_key(&cipher, 4096), false);
+    let mut memory = block::AlignedBuf::zeroed(12 << 10);
+    for shift in [0, 16] {
+        let part = &mut memory[shift..shift + 8192];
+        part.fill(shift as u8 + 1);
+        volume.write_consuming(Bytes(8192), part, false).expect("write");
+        assert_eq!(part.iter().all(|byte| *byte == shift as u8 + 1), shift != 0, "shift {shift}");
+        let mut got = vec![0; 8192];
+        volume.read_at(Bytes(8192), &mut got).expect("read");
+        assert!(got.iter().all(|byte| *byte == shift as u8 + 1), "shift {shift}");
     }
 }
 
