@@ -3,7 +3,7 @@
 //! ```text
 //! FOLDER/audit-2026-11.jsonl   records of one month, one line each; the chain runs on from file to file
 //! FOLDER/audit.state           the key of the next record, how many there are, the last one's MAC; the lock of all writers
-//! SEED                         the first key, which only verifying needs
+//! SEED                         the first key, which only verifying needs; in the key store once there is one
 //! ```
 //!
 //! * Record n is authenticated by `k_n`; `k_{n+1} = HMAC-SHA256(k_n, label)`, and `k_n` is overwritten when record n is on
@@ -38,7 +38,8 @@ pub use actor::Actor;
 pub use event::{Category, Event, Level, Outcome};
 pub use heads::{Head, heads_of_journal};
 pub use journal::{Announcement, Journal, NoJournal, SystemJournal};
-pub use log::{AuditLog, Recorded, read_seed};
+pub(crate) use log::new_seed;
+pub use log::{AuditLog, Recorded, chain_of, read_seed};
 pub use moment::Moment;
 pub use show::{Filter, Shown, shown};
 pub use verify::{Fault, Kind, Report, Snapshot, verify};

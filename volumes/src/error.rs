@@ -59,6 +59,17 @@ pub enum VolumesError {
         /// How many bytes it has.
         len_bytes: usize,
     },
+    /// Another command works on the set.
+    #[error("{}: another command has worked on this set for more than {waited_s} seconds", path.display())]
+    SetBusy {
+        /// The set's file.
+        path: PathBuf,
+        /// How long was waited.
+        waited_s: u64,
+    },
+    /// The key store says no.
+    #[error(transparent)]
+    KeyStore(#[from] keystore::Error),
     /// No memory for a secret.
     #[error(transparent)]
     Secret(#[from] SecretError),

@@ -1,7 +1,8 @@
 //! The managed set: encrypted volumes for an application, described by one file.
 //!
 //! [`config`] is `volumes.toml`, read whole and checked before anything acts on it; [`variables`] knows the volume
-//! encryption guide's environment variables and writes them into that file; [`audit`] is the log of what was done.
+//! encryption guide's environment variables and writes them into that file; [`audit`] is the log of what was done; [`set`] is
+//! the set opened to be worked with: its lock, its log, its key store.
 //!
 //! Invariants: a configuration that [`config::Config`] holds is possible and its profile's demands are met; what nothing
 //! acts on is not accepted.
@@ -10,6 +11,7 @@
 pub mod audit;
 pub mod config;
 mod error;
+pub mod set;
 pub mod variables;
 
 pub use error::VolumesError;

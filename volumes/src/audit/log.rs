@@ -1,15 +1,16 @@
 //! [`AuditLog`]: the log of a set, to write to.
 
 use std::fs::File;
-use std::io::Write as _;
+use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use secret::{KeyFile, Secret};
+use serde_json::Value;
 
 use super::alert;
 use super::chain::{ChainKey, KEY_BYTES};
-use super::folder::Folder;
+use super::folder::{Folder, names};
 use super::medium::Medium;
 use super::retention;
 use super::state::State;
@@ -17,6 +18,9 @@ use super::writer::{self, Stamp};
 use super::{Actor, Announcement, Category, Event, Journal, Level, Moment, Outcome, hex};
 use crate::VolumesError;
 use crate::config::Audit;
+
+/// How much of the end of each file is searched for a record.
+const SEARCHED_BYTES: u64 = 64 << 20;
 
 /// The log of a set. Every call takes the log's lock, so several processes may write.
 pub struct AuditLog {
@@ -80,6 +84,59 @@ impl AuditLog {
         Ok(recorded)
     }
 
+    /// Whether there is a chain already, so that records need no seed.
+    ///
+    /// # Errors
+    /// [`VolumesError`] for a folder that cannot be locked or read.
+    pub fn has_begun(&self) -> Result<bool, VolumesError> {
+        let mut folder = Folder::lock(&self.settings.folder, self.settings.immutable)?;
+        let has_state = State::read(&mut folder)?.is_some();
+        let mut has_records = || folder.names().map_err(VolumesError::io("list", &self.settings.folder));
+        Ok(has_state || !has_records()?.is_empty())
+    }
+
+    /// Begins the chain with `seed`, which the caller keeps; a chain that has begun goes on as it is.
+    ///
+    /// # Errors
+    /// As [`AuditLog::record`].
+    pub fn begin(&self, seed: &Secret) -> Result<(), VolumesError> {
+        let mut folder = Folder::lock(&self.settings.folder, self.settings.immutable)?;
+        if State::read(&mut folder)?.is_some() {
+            return Ok(());
+        }
+        State::first(seed)?.write(&mut folder)
+    }
+
+    /// The last record of an action about a target, as the log says it: whether the log is true is for
+    /// [`super::verify()`]. `None` if there is none, or no log.
+    ///
+    /// # Errors
+    /// [`VolumesError::Io`].
+    pub fn last_of(&self, action: &str, target: &str) -> Result<Option<Value>, VolumesError> {
+        let path = &self.settings.folder;
+        let names = match names(path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            names => names.map_err(VolumesError::io("read", path))?,
+        };
+        let (action, target) = (Value::from(action), Value::from(target));
+        for name in names.iter().rev() {
+            let file = path.join(name);
+            let failed = |source| VolumesError::Io { what: "read", path: file.clone(), source };
+            let mut reader = File::open(&file).map_err(failed)?;
+            let len = reader.metadata().map_err(failed)?.len();
+            reader.seek(SeekFrom::Start(len.saturating_sub(SEARCHED_BYTES))).map_err(failed)?;
+            let mut tail = Vec::new();
+            reader.take(SEARCHED_BYTES).read_to_end(&mut tail).map_err(failed)?;
+            let lines = tail.rsplit(|byte| *byte == b'\n');
+            let mut records = lines.filter_map(|line| serde_json::from_slice::<Value>(line).ok());
+            let is_it = |record: &Value| record.get("action") == Some(&action) && record.get("target") == Some(&target);
+            if let Some(record) = records.find(is_it) {
+                return Ok(Some(record));
+            }
+        }
+        Ok(None)
+    }
+
     fn append(
         &self,
         folder: &mut Folder,
@@ -125,9 +182,7 @@ impl AuditLog {
                         move the folder away and keep it, a new log begins with the next record";
             return Err(VolumesError::AuditState { path: path.clone(), what: what.to_owned() });
         }
-        let key = ChainKey::of(seed(&self.settings.seed)?.expose())?;
-        let chain = key.chain();
-        let state = State { count: 0, file: String::new(), len: 0, head: [0; KEY_BYTES], chain, key };
+        let state = State::first(&seed(&self.settings.seed)?)?;
         state.write(medium)?;
         Ok(state)
     }
@@ -138,13 +193,7 @@ fn seed(path: &Path) -> Result<Secret, VolumesError> {
     if path.symlink_metadata().is_ok() {
         return read_seed(path);
     }
-    let seed = Secret::fill_with(KEY_BYTES, |bytes| {
-        getrandom::fill(bytes).map_err(|error| VolumesError::Io {
-            what: "draw random bytes for",
-            path: path.to_owned(),
-            source: std::io::Error::other(error.to_string()),
-        })
-    })?;
+    let seed = new_seed(path)?;
     let failed = |source| VolumesError::Io { what: "write", path: path.to_owned(), source };
     let folder = path.parent().unwrap_or(Path::new("/"));
     let mut part = path.as_os_str().to_owned();
@@ -162,6 +211,25 @@ fn seed(path: &Path) -> Result<Secret, VolumesError> {
     })();
     written.map_err(failed)?;
     Ok(seed)
+}
+
+/// A new seed, for `path`, of which errors speak; nothing is written.
+pub(crate) fn new_seed(path: &Path) -> Result<Secret, VolumesError> {
+    Secret::fill_with(KEY_BYTES, |bytes| {
+        getrandom::fill(bytes).map_err(|error| VolumesError::Io {
+            what: "draw random bytes for",
+            path: path.to_owned(),
+            source: std::io::Error::other(error.to_string()),
+        })
+    })
+}
+
+/// The name of the chain that begins with `seed`.
+///
+/// # Errors
+/// [`VolumesError::AuditSeed`].
+pub fn chain_of(seed: &Secret) -> Result<String, VolumesError> {
+    Ok(ChainKey::of(seed.expose())?.chain())
 }
 
 /// The seed in a file, which nobody else may read.

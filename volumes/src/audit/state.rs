@@ -41,6 +41,13 @@ pub(crate) struct State {
 }
 
 impl State {
+    /// The state of a chain that begins with `seed`.
+    pub(crate) fn first(seed: &Secret) -> Result<State, VolumesError> {
+        let key = ChainKey::of(seed.expose())?;
+        let chain = key.chain();
+        Ok(State { count: 0, file: String::new(), len: 0, head: [0; KEY_BYTES], chain, key })
+    }
+
     /// The state in these bytes; `None` if neither slot holds one.
     pub(crate) fn of(bytes: &[u8]) -> Result<Option<State>, VolumesError> {
         let mut best: Option<State> = None;
