@@ -30,6 +30,8 @@ use crate::{BackendChoice, SessionError, mount_table, processes};
 /// How long fuse2fs may write after its unmount.
 const FLUSH_WAIT: Duration = Duration::from_secs(600);
 const POLL: Duration = Duration::from_millis(20);
+/// Processes that are named.
+const NAMED_MAX: usize = 4;
 /// Words of a failed program that go into an error.
 const WORDS_MAX_CHARS: usize = 600;
 
@@ -311,7 +313,12 @@ fn by_fusermount(entry: &Entry, directory: &Path) -> Result<(), SessionError> {
 }
 
 fn in_use(entry: &Entry, directory: &Path) -> SessionError {
-    let how = format!("a process works in {} or has a file open there", directory.display());
+    let users = processes::working_below(directory, NAMED_MAX);
+    let how = if users.is_empty() {
+        format!("a process works in {} or has a file open there", directory.display())
+    } else {
+        format!("{} works in {} or has a file open there", users.join(", "), directory.display())
+    };
     SessionError::Busy { name: entry.name.to_string(), how }
 }
 

@@ -76,6 +76,14 @@ pub(crate) fn mounted_on(point: &Path) -> Result<Option<Mount>, SessionError> {
     Ok(read()?.into_iter().rev().find(|mount| mount.point.as_os_str().as_bytes() == point.as_os_str().as_bytes()))
 }
 
+/// Whether something is mounted on exactly `point`, whose path has no symbolic links.
+///
+/// # Errors
+/// [`SessionError::Io`] if the table cannot be read.
+pub fn is_mount_point(point: &Path) -> Result<bool, SessionError> {
+    Ok(mounted_on(point)?.is_some())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

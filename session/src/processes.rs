@@ -23,6 +23,27 @@ pub(crate) fn with_file_open(file: &Path) -> Vec<i32> {
     filter(all(), STUCK_MAX, LOOK_MAX, move |pid| has_open(pid, &file))
 }
 
+/// Processes that work in `folder` or have a file open below it, each in words, as far as this user may see; this process
+/// is none of them. At most `most`.
+#[must_use]
+pub fn working_below(folder: &Path, most: usize) -> Vec<String> {
+    let own = rustix::process::getpid().as_raw_nonzero().get();
+    let below = folder.to_owned();
+    let found = filter(all(), STUCK_MAX, LOOK_MAX, move |pid| pid != own && is_below(pid, &below));
+    let name = |pid: i32| std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    found.into_iter().take(most).map(|pid| format!("{} (process {pid})", name(pid).trim())).collect()
+}
+
+fn is_below(pid: i32, folder: &Path) -> bool {
+    let leads_below = |link: &Path| std::fs::read_link(link).is_ok_and(|to| to.starts_with(folder));
+    let process = Path::new("/proc").join(pid.to_string());
+    if ["cwd", "root", "exe"].iter().any(|link| leads_below(&process.join(link))) {
+        return true;
+    }
+    let descriptors = std::fs::read_dir(process.join("fd")).into_iter().flatten().flatten().take(DESCRIPTORS_MAX);
+    descriptors.into_iter().any(|descriptor| leads_below(&descriptor.path()))
+}
+
 fn all() -> Vec<i32> {
     let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten().take(PROCESSES_MAX);
     entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()

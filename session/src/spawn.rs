@@ -62,7 +62,8 @@ impl Spawned {
 
 /// The directories that programs are looked for in: the caller's and the system's. Root takes the system's first, so that
 /// a PATH that came through sudo does not choose what runs as root; a relative directory is nobody's.
-pub(crate) fn search_path() -> OsString {
+#[must_use]
+pub fn search_path() -> OsString {
     path_of(std::env::var_os("PATH").unwrap_or_default(), rustix::process::geteuid().is_root())
 }
 

@@ -70,6 +70,48 @@ pub enum VolumesError {
     /// The key store says no.
     #[error(transparent)]
     KeyStore(#[from] keystore::Error),
+    /// The key store.
+    #[error(transparent)]
+    KeyStore(#[from] keystore::Error),
+    /// An open volume, or one that is to be opened or closed.
+    #[error(transparent)]
+    Session(#[from] session::SessionError),
+    /// The header of an image.
+    #[error("{}: {source}", path.display())]
+    Luks {
+        /// The image.
+        path: PathBuf,
+        /// What is wrong.
+        source: luks::Error,
+    },
+    /// An image could not be read or written.
+    #[error("{}: {source}", path.display())]
+    Block {
+        /// The image.
+        path: PathBuf,
+        /// What the system said.
+        source: block::BlockError,
+    },
+    /// Another program failed.
+    #[error("{program}: {reason}")]
+    Program {
+        /// The program.
+        program: &'static str,
+        /// How it ended and what it said.
+        reason: String,
+    },
+    /// Something stands in the way of what was asked; nothing was changed.
+    #[error("{target}: {what}")]
+    Refused {
+        /// What kind of reason.
+        trouble: Trouble,
+        /// The volume, folder or file.
+        target: String,
+        /// What is in the way.
+        what: String,
+        /// The next command.
+        mend: String,
+    },
     /// No memory for a secret.
     #[error(transparent)]
     Secret(#[from] SecretError),
@@ -78,7 +120,28 @@ pub enum VolumesError {
     KeySource(#[from] KeySourceError),
 }
 
+/// Why something was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trouble {
+    /// It cannot be.
+    Wrong,
+    /// Something is missing.
+    Missing,
+    /// Something is there or in use.
+    Busy,
+}
+
 impl VolumesError {
+    /// Something stands in the way of what was asked.
+    pub(crate) fn refused(
+        trouble: Trouble,
+        target: impl Into<String>,
+        what: impl Into<String>,
+        mend: impl Into<String>,
+    ) -> VolumesError {
+        VolumesError::Refused { trouble, target: target.into(), what: what.into(), mend: mend.into() }
+    }
+
     /// For `map_err` of a system call that did `what` with `path`.
     pub(crate) fn io(what: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> VolumesError {
         let path = path.into();

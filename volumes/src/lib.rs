@@ -12,6 +12,16 @@ pub mod audit;
 pub mod config;
 mod error;
 pub mod set;
+mod file_system;
+pub mod header_backup;
+mod image;
+mod ledger;
+pub mod life;
+mod mount_point;
+mod program;
+pub mod setup;
 pub mod variables;
 
-pub use error::VolumesError;
+pub use error::{Trouble, VolumesError};
+pub use file_system::Checked;
+pub use ledger::Ledger;

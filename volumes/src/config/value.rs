@@ -17,7 +17,11 @@ const NAME_CHARS_MAX: usize = 32;
 pub struct Size(pub Bytes);
 
 impl Size {
-    pub(crate) fn parse(text: &str) -> Result<Size, String> {
+    /// From its text.
+    ///
+    /// # Errors
+    /// What it must be.
+    pub fn parse(text: &str) -> Result<Size, String> {
         const FORM: &str = "must be a number and a unit, K, M, G or T (powers of 1024): \"5G\", \"512M\"";
         let digits_end = text.find(|c: char| !c.is_ascii_digit()).ok_or(FORM)?;
         let (digits, unit) = text.split_at(digits_end);
