@@ -40,3 +40,24 @@ pub(crate) fn typed_yes(warning: &str) -> Result<(), Failure> {
     }
     Err(Failure::wrong("nothing was changed: the answer was not YES".to_owned()))
 }
+
+/// Before something that destroys nothing: `y` or `yes` on a terminal, `-q` is a yes; where nobody can be asked, `option` says it.
+pub(crate) fn agreed(common: &Common, question: &str, option: &str) -> Result<(), Failure> {
+    if common.batch_mode {
+        return Ok(());
+    }
+    if !can_ask() {
+        return Err(Failure::wrong("there is no terminal to ask on; nothing was changed".to_owned())
+            .with_hint(format!("if the plan is right, add {option}")));
+    }
+    crate::output::words(&format!("{question} [y/N]"));
+    let mut answer = String::new();
+    std::io::stdin()
+        .lock()
+        .read_line(&mut answer)
+        .map_err(|error| Failure::wrong(format!("reading the answer: {error}")))?;
+    if matches!(answer.trim(), "y" | "Y" | "yes" | "Yes") {
+        return Ok(());
+    }
+    Err(Failure::wrong("nothing was changed: the answer was not yes".to_owned()))
+}

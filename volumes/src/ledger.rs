@@ -2,6 +2,7 @@
 
 use crate::VolumesError;
 use crate::audit::{AuditLog, Event, Moment};
+use crate::set::Set;
 
 /// Takes records of the audit log. What cannot be recorded is not done.
 pub trait Ledger {
@@ -29,12 +30,12 @@ impl Ledger for AuditLog {
 }
 
 /// A set without an audit log writes nothing down.
-impl Ledger for () {
-    fn record(&self, _event: &Event) -> Result<(), VolumesError> {
-        Ok(())
+impl Ledger for Set {
+    fn record(&self, event: &Event) -> Result<(), VolumesError> {
+        Set::record(self, event)
     }
 
-    fn unlock_failed(&self, _volume: &str, _why: &str) -> Result<(), VolumesError> {
-        Ok(())
+    fn unlock_failed(&self, volume: &str, why: &str) -> Result<(), VolumesError> {
+        self.audit().map_or(Ok(()), |log| Ledger::unlock_failed(&log, volume, why))
     }
 }

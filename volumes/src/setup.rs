@@ -13,7 +13,7 @@ mod recovery;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
-use keystore::{Metadata, Timestamp};
+use keystore::Metadata;
 use serde::Serialize;
 use session::{RunDir, ServerCommand};
 
@@ -271,11 +271,4 @@ fn up_step(config: &Config, volume: &VolumeSpec, machine: &Machine<'_>) -> Resul
     };
     let state = if life::is_up(volume, &mapping, machine)? { Standpoint::There } else { Standpoint::Missing };
     Ok(Step::new(Action::Up, &volume.name, state, note))
-}
-
-/// The system's clock for the key store.
-#[must_use]
-pub fn now() -> Timestamp {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    Timestamp::from_seconds(since.as_secs())
 }

@@ -1,11 +1,23 @@
 //! `volume`: the managed set of encrypted volumes that `volumes.toml` describes.
 
+mod check;
 pub(crate) mod config;
+mod down;
+mod grow;
+mod list;
+mod remove;
+mod setup;
+mod status;
+mod up;
 
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
+use keystore::Metadata;
+use session::ServerCommand;
 use volumes::config::CONFIG_PATH;
+use volumes::set::{Set, SetLock};
+use volumes::setup::Machine;
 use volumes::variables::tightened;
 
 use crate::args::Common;
@@ -26,6 +38,22 @@ pub(crate) struct VolumeArgs {
 enum VolumeVerb {
     /// The file that describes the set: show, check, import, example
     Config(config::ConfigArgs),
+    /// Make what the file describes: folders, keys, images, file systems, backups, mounts; again, only what is missing
+    Setup(setup::SetupArgs),
+    /// Open and mount volumes with the keys of the store
+    Up(up::UpArgs),
+    /// Unmount and close volumes
+    Down(down::DownArgs),
+    /// Show whether volumes are mounted, how full they are, how old their keys and backups are, and what is wrong
+    Status(status::StatusArgs),
+    /// Show the volumes of the set in a line each
+    List(list::ListArgs),
+    /// Check the file systems of volumes that are down
+    Check(check::CheckArgs),
+    /// Make a volume larger: image, mapping and file system
+    Grow(grow::GrowArgs),
+    /// Destroy a volume with its keys and header backups
+    Remove(remove::RemoveArgs),
 }
 
 /// Which file describes the set.
@@ -57,9 +85,57 @@ impl SetArgs {
 }
 
 /// Runs the verb below `volume`.
-pub(crate) fn run(args: &VolumeArgs, _common: &Common) -> Result<Code, Failure> {
+pub(crate) fn run(args: &VolumeArgs, common: &Common) -> Result<Code, Failure> {
     match &args.verb {
         VolumeVerb::Config(args) => config::run(args),
+        VolumeVerb::Setup(args) => setup::run(args, common),
+        VolumeVerb::Up(args) => up::run(args),
+        VolumeVerb::Down(args) => down::run(args),
+        VolumeVerb::Status(args) => status::run(args),
+        VolumeVerb::List(args) => list::run(args),
+        VolumeVerb::Check(args) => check::run(args),
+        VolumeVerb::Grow(args) => grow::run(args),
+        VolumeVerb::Remove(args) => remove::run(args, common),
+    }
+}
+
+/// What a verb of volumes works with: the set under its lock, and where volumes are opened.
+struct Work {
+    set: Set,
+    run: session::RunDir,
+    server: ServerCommand,
+    _lock: Option<SetLock>,
+}
+
+impl Work {
+    /// For a verb that changes something: other commands wait meanwhile.
+    fn alone(args: &SetArgs) -> Result<Work, Failure> {
+        let mut work = Work::looking(args)?;
+        work._lock = Some(work.set.lock().map_err(|error| of_volumes(&args.config, &error))?);
+        crate::harden::keep_in_memory();
+        Ok(work)
+    }
+
+    /// For a verb that only looks.
+    fn looking(args: &SetArgs) -> Result<Work, Failure> {
+        let set = args.set()?;
+        Ok(Work { set, run: super::run_dir()?, server: ServerCommand::this_program(), _lock: None })
+    }
+
+    fn machine(&self) -> Machine<'_> {
+        Machine { run: &self.run, server: &self.server }
+    }
+
+    fn failed(&self) -> impl Fn(volumes::VolumesError) -> Failure {
+        |error| of_volumes(self.set.path(), &error)
+    }
+
+    /// What the key store says, unproven; none if there is no store.
+    fn metadata(&self) -> Result<Option<Metadata>, Failure> {
+        if !self.set.has_store() {
+            return Ok(None);
+        }
+        self.set.metadata().map(Some).map_err(self.failed())
     }
 }
 

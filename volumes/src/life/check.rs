@@ -1,7 +1,7 @@
 //! Check: the file system's own checker over a volume that is down, or open and not mounted. Without `repair` the volume is
 //! opened read-only, so nothing of it changes.
 
-use keystore::{Folder, KeyName, Store};
+use keystore::KeyName;
 use serde::Serialize;
 use session::{CloseOptions, OpenRequest};
 
@@ -11,6 +11,7 @@ use crate::audit::{Category, Event};
 use crate::config::{Backend, Config, FileSystem, VolumeSpec};
 use crate::error::Trouble;
 use crate::file_system::{self, Checked};
+use crate::set::SetStore;
 use crate::setup::{self, Machine};
 use crate::{Ledger, VolumesError};
 
@@ -32,7 +33,7 @@ pub fn check(
     config: &Config,
     volume: &VolumeSpec,
     repair: bool,
-    store: &Store<Folder>,
+    store: &SetStore,
     machine: &Machine<'_>,
     ledger: &dyn Ledger,
 ) -> Result<CheckReport, VolumesError> {
@@ -62,7 +63,7 @@ pub(super) fn unmounted<T>(
     volume: &VolumeSpec,
     mapping: &str,
     read_only: bool,
-    store: &Store<Folder>,
+    store: &SetStore,
     machine: &Machine<'_>,
     work: impl FnOnce(&std::path::Path) -> Result<T, VolumesError>,
 ) -> Result<T, VolumesError> {

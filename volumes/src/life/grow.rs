@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use block::{BlockIo as _, Bytes};
-use keystore::{Folder, KeyName, Store};
+use keystore::KeyName;
 use serde::Serialize;
 use session::{State, Status, UnlockAgain};
 use toml_edit::{DocumentMut, value};
@@ -15,6 +15,7 @@ use super::up::check_image;
 use crate::audit::Event;
 use crate::config::{self, Config, FileSystem, Place, Size, VolumeSpec};
 use crate::error::Trouble;
+use crate::set::SetStore;
 use crate::setup::{Machine, OneKey};
 use crate::{Ledger, VolumesError, file_system, image};
 
@@ -59,11 +60,10 @@ pub struct GrowReport {
 /// [`VolumesError::Refused`] for a smaller size, a device, no space, or a volume that cannot grow while it is up; nothing has
 /// changed then.
 pub fn grow(
-    config: &Config,
-    config_path: &Path,
+    (config, config_path): (&Config, &Path),
     volume: &VolumeSpec,
     growth: Growth,
-    store: &Store<Folder>,
+    store: &SetStore,
     machine: &Machine<'_>,
     ledger: &dyn Ledger,
 ) -> Result<GrowReport, VolumesError> {
@@ -143,7 +143,7 @@ fn online(
     volume: &VolumeSpec,
     mapping: &str,
     status: &Status,
-    store: &Store<Folder>,
+    store: &SetStore,
     machine: &Machine<'_>,
 ) -> Result<(), VolumesError> {
     let key = store.key(&KeyName::new(&volume.name)?)?;
@@ -171,7 +171,7 @@ fn grow_checked(volume: &VolumeSpec, device: &Path) -> Result<(), VolumesError> 
 fn offline(
     volume: &VolumeSpec,
     mapping: &str,
-    store: &Store<Folder>,
+    store: &SetStore,
     machine: &Machine<'_>,
 ) -> Result<(), VolumesError> {
     match volume.file_system {

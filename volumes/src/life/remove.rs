@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
-use keystore::{Folder, KeyName, Store, Timestamp};
+use keystore::{KeyName, Timestamp};
 use serde::Serialize;
 use session::SystemEnv;
 
@@ -13,6 +13,7 @@ use super::{grow, open_status};
 use crate::audit::{Category, Event, Level};
 use crate::config::{Config, Place, VolumeSpec};
 use crate::error::Trouble;
+use crate::set::SetStore;
 use crate::setup::Machine;
 use crate::{Ledger, VolumesError, header_backup, image, mount_point};
 
@@ -56,7 +57,7 @@ impl RemovePlan {
 pub fn remove_plan(
     config: &Config,
     volume: &VolumeSpec,
-    store: &Store<Folder>,
+    store: &SetStore,
     machine: &Machine<'_>,
 ) -> Result<RemovePlan, VolumesError> {
     let path = volume.place.path();
@@ -87,7 +88,7 @@ pub fn remove(
     config_path: &Path,
     volume: &VolumeSpec,
     plan: &RemovePlan,
-    store: &mut Store<Folder>,
+    store: &mut SetStore,
     ledger: &dyn Ledger,
     now: Timestamp,
 ) -> Result<(), VolumesError> {

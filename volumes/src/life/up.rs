@@ -3,7 +3,7 @@
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
-use keystore::{Folder, KeyName, Store};
+use keystore::KeyName;
 use nix::unistd::{Group, User};
 use serde::Serialize;
 use session::{CloseOptions, MountOptions, SessionError, State};
@@ -13,6 +13,7 @@ use crate::audit::{Category, Event, Outcome};
 use crate::config::{Account, Config, Owner, VolumeSpec};
 use crate::error::Trouble;
 use crate::mount_point::{self, Standing};
+use crate::set::SetStore;
 use crate::setup::Machine;
 use crate::{Ledger, VolumesError, image, setup};
 
@@ -53,7 +54,7 @@ impl Up<'_> {
     pub fn volume(
         &self,
         volume: &VolumeSpec,
-        store: &Store<Folder>,
+        store: &mut SetStore,
         ledger: &dyn Ledger,
     ) -> Result<UpReport, VolumesError> {
         let mapping = self.config.mapping(volume);
@@ -90,7 +91,7 @@ impl Up<'_> {
         &self,
         volume: &VolumeSpec,
         mapping: &str,
-        store: &Store<Folder>,
+        store: &SetStore,
         ledger: &dyn Ledger,
     ) -> Result<(), VolumesError> {
         let path = volume.place.path();
@@ -140,7 +141,7 @@ fn is_key_refused(error: &SessionError) -> bool {
 }
 
 /// Refuses an image that is gone, and one that is not the container that the key is for.
-pub(crate) fn check_image(volume: &VolumeSpec, store: &Store<Folder>) -> Result<(), VolumesError> {
+pub(crate) fn check_image(volume: &VolumeSpec, store: &SetStore) -> Result<(), VolumesError> {
     let path = volume.place.path();
     let name = &volume.name;
     let refused = |trouble, what: String, mend: String| Err(VolumesError::refused(trouble, name, what, mend));

@@ -1,6 +1,6 @@
 //! Doing what a plan lacks, step by step. Each step looks again at what is there, so a plan may be older than the world.
 
-use keystore::{Folder, KeyKind, KeyName, RecoveryKey, Store, Timestamp};
+use keystore::{KeyKind, KeyName, RecoveryKey, Timestamp};
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
@@ -9,9 +9,10 @@ use uuid::Uuid;
 use super::images::{Stand, stand};
 use super::{Action, Machine, Plan, Standpoint, Step, build, recovery};
 use crate::audit::{Category, Event};
-use crate::config::{Config, VolumeSpec};
+use crate::config::VolumeSpec;
 use crate::error::Trouble;
-use crate::{Ledger, VolumesError, header_backup, life, mount_point};
+use crate::set::{Set, SetStore};
+use crate::{VolumesError, header_backup, life, mount_point};
 
 /// What performing a step gave.
 #[derive(Debug)]
@@ -25,13 +26,11 @@ pub enum Performed {
 /// What steps are performed with: a set whose key store is open.
 pub struct Performer<'a> {
     /// The set.
-    pub config: &'a Config,
+    pub set: &'a Set,
     /// Its keys.
-    pub store: &'a mut Store<Folder>,
+    pub store: &'a mut SetStore,
     /// Where volumes are opened.
     pub machine: Machine<'a>,
-    /// Where it is written down.
-    pub ledger: &'a dyn Ledger,
 }
 
 /// Makes the folders of a set that are missing: mode 0700, durable. This comes before the key store, which lies in one.
@@ -62,19 +61,23 @@ impl Performer<'_> {
         if step.state != Standpoint::Missing {
             return Ok(Performed::Done);
         }
+        let performed = self.missing(step, now)?;
+        self.set.remember(self.store)?;
+        Ok(performed)
+    }
+
+    fn missing(&mut self, step: &Step, now: Timestamp) -> Result<Performed, VolumesError> {
         match step.action {
             // Made before the key store was, which was opened for this.
             Action::Folder | Action::Space | Action::KeyStore => {}
             Action::Volume => self.volume(&step.target, now)?,
             Action::HeaderBackup => self.header_backup(&step.target)?,
             Action::Recovery => {
-                self.ledger.record(&Event::new(Category::Recovery, "make recovery key", "set"))?;
-                return Ok(Performed::Recovery(recovery::make(self.config, self.store, now)?));
+                self.set.record(&Event::new(Category::Recovery, "make recovery key", "set"))?;
+                return Ok(Performed::Recovery(recovery::make(self.set.config(), self.store, now)?));
             }
             Action::KeyBackup => {
-                self.ledger.record(&Event::new(Category::Backup, "back up keys", &step.target))?;
-                let file = recovery::back_up(self.config, self.store, now)?;
-                log::info!("wrote {file}");
+                self.set.back_up_keys(self.store)?;
             }
             Action::MountPoint => {
                 let volume = self.spec(&step.target)?;
@@ -84,15 +87,15 @@ impl Performer<'_> {
             }
             Action::Up => {
                 let volume = self.spec(&step.target)?.clone();
-                let up = life::Up { config: self.config, machine: self.machine, mount: true };
-                up.volume(&volume, self.store, self.ledger)?;
+                let up = life::Up { config: self.set.config(), machine: self.machine, mount: true };
+                up.volume(&volume, self.store, self.set)?;
             }
         }
         Ok(Performed::Done)
     }
 
     fn spec(&self, name: &str) -> Result<&VolumeSpec, VolumesError> {
-        let found = self.config.volume(name);
+        let found = self.set.config().volume(name);
         found.ok_or_else(|| {
             VolumesError::refused(Trouble::Missing, name, "is no volume of this set", "luksctl volume list")
         })
@@ -113,10 +116,10 @@ impl Performer<'_> {
             None => random_uuid(name)?,
         };
         let event = Event::new(Category::Key, "make volume", name).detail("uuid", id);
-        self.ledger.record(&event.detail("image", volume.place.path().display()))?;
+        self.set.record(&event.detail("image", volume.place.path().display()))?;
         self.store.add_key(&key_name, KeyKind::Volume, id, now)?;
         let key = self.store.key_of(&key_name, 1)?;
-        build::build(self.config, &volume, id, &key, &self.machine)?;
+        build::build(self.set.config(), &volume, id, &key, &self.machine)?;
         Ok(self.store.activate(&key_name, now)?)
     }
 
@@ -127,8 +130,8 @@ impl Performer<'_> {
             let what = "has no key in use, so its header is not backed up";
             return Err(VolumesError::refused(Trouble::Wrong, name, what, "luksctl volume setup"));
         };
-        self.ledger.record(&Event::new(Category::Backup, "back up header", name).detail("generation", generation))?;
-        header_backup::write(self.config, name, generation, volume.place.path()).map(drop)
+        self.set.record(&Event::new(Category::Backup, "back up header", name).detail("generation", generation))?;
+        header_backup::write(self.set.config(), name, generation, volume.place.path()).map(drop)
     }
 }
 

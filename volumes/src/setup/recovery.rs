@@ -91,14 +91,6 @@ fn prove(config: &Config, store: &Store<Folder>, files: &[(String, Secret)]) -> 
     Ok(())
 }
 
-/// Writes a backup of all keys, and removes those that are too old.
-pub(super) fn back_up(config: &Config, store: &Store<Folder>, now: Timestamp) -> Result<String, VolumesError> {
-    let mut folder = Folder::open(&config.store.key_backup, PATIENCE)?;
-    let file = key_backup::write(store, &mut folder, now)?;
-    key_backup::prune(&mut folder, config.keys.backup_retention_days, now)?;
-    Ok(file)
-}
-
 /// Files in memory: a backup for a proof, which is encrypted as any other.
 #[derive(Default)]
 struct Memory(BTreeMap<String, Vec<u8>>);
