@@ -46,10 +46,15 @@ impl Failure {
 
     /// What the format library says about the container at `image`.
     pub(crate) fn of_luks(image: &Path, error: luks::Error) -> Failure {
+        Failure::of_luks_ref(image, &error)
+    }
+
+    /// The same of an error that somebody else keeps.
+    pub(crate) fn of_luks_ref(image: &Path, error: &luks::Error) -> Failure {
         Failure {
-            code: exit::of_luks(&error),
-            hint: hint::of_luks(image, &error),
-            message: format!("{}: {}", image.display(), chain(&error)),
+            code: exit::of_luks(error),
+            hint: hint::of_luks(image, error),
+            message: format!("{}: {}", image.display(), chain(error)),
         }
     }
 
@@ -78,7 +83,12 @@ impl Failure {
 
     /// What the session of open volumes says.
     pub(crate) fn of_session(error: SessionError) -> Failure {
-        Failure { code: exit::of_session(&error), hint: hint::of_session(&error), message: chain(&error) }
+        Failure::of_session_ref(&error)
+    }
+
+    /// The same of an error that somebody else keeps.
+    pub(crate) fn of_session_ref(error: &SessionError) -> Failure {
+        Failure { code: exit::of_session(error), hint: hint::of_session(error), message: chain(error) }
     }
 
     /// What a key source says.

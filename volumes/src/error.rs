@@ -67,9 +67,6 @@ pub enum VolumesError {
         /// How long was waited.
         waited_s: u64,
     },
-    /// The key store says no.
-    #[error(transparent)]
-    KeyStore(#[from] keystore::Error),
     /// The key store.
     #[error(transparent)]
     KeyStore(#[from] keystore::Error),

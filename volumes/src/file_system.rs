@@ -28,10 +28,9 @@ fn arguments(words: &[&str], last: &Path) -> Vec<OsString> {
 pub(crate) fn make(kind: FileSystem, device: &Path, label: &str) -> Result<(), VolumesError> {
     let label = |most: usize| &label[..label.len().min(most)];
     match kind {
-        FileSystem::Ext4 => succeed(
-            "mkfs.ext4",
-            &arguments(&["-q", "-F", "-E", "nodiscard", "-L", label(EXT4_LABEL_BYTES)], device),
-        ),
+        FileSystem::Ext4 => {
+            succeed("mkfs.ext4", &arguments(&["-q", "-F", "-E", "nodiscard", "-L", label(EXT4_LABEL_BYTES)], device))
+        }
         FileSystem::Xfs => succeed("mkfs.xfs", &arguments(&["-q", "-f", "-K", "-L", label(XFS_LABEL_BYTES)], device)),
         FileSystem::Btrfs => {
             succeed("mkfs.btrfs", &arguments(&["-q", "-f", "-K", "-L", label(BTRFS_LABEL_BYTES)], device))
@@ -79,9 +78,7 @@ pub(crate) fn grow(kind: FileSystem, device: &Path, mounted: Option<&Path>) -> R
     match (kind, mounted) {
         (FileSystem::Ext4, _) => succeed("resize2fs", &arguments(&[], device)),
         (FileSystem::Xfs, Some(mounted)) => succeed("xfs_growfs", &arguments(&[], mounted)),
-        (FileSystem::Btrfs, Some(mounted)) => {
-            succeed("btrfs", &arguments(&["filesystem", "resize", "max"], mounted))
-        }
+        (FileSystem::Btrfs, Some(mounted)) => succeed("btrfs", &arguments(&["filesystem", "resize", "max"], mounted)),
         (FileSystem::Xfs, None) => Err(needs_mount("xfs_growfs")),
         (FileSystem::Btrfs, None) => Err(needs_mount("btrfs")),
         (FileSystem::None, _) => Ok(()),

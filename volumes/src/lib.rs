@@ -2,7 +2,8 @@
 //!
 //! [`config`] is `volumes.toml`, read whole and checked before anything acts on it; [`variables`] knows the volume
 //! encryption guide's environment variables and writes them into that file; [`audit`] is the log of what was done; [`set`] is
-//! the set opened to be worked with: its lock, its log, its key store.
+//! the set opened to be worked with: its lock, its log, its key store; [`setup`] makes what the file describes; [`life`] is
+//! what happens to volumes afterwards.
 //!
 //! Invariants: a configuration that [`config::Config`] holds is possible and its profile's demands are met; what nothing
 //! acts on is not accepted.
@@ -11,7 +12,6 @@
 pub mod audit;
 pub mod config;
 mod error;
-pub mod set;
 mod file_system;
 pub mod header_backup;
 mod image;
@@ -19,6 +19,7 @@ mod ledger;
 pub mod life;
 mod mount_point;
 mod program;
+pub mod set;
 pub mod setup;
 pub mod variables;
 

@@ -20,7 +20,7 @@ use crate::setup::Machine;
 
 pub use check::{CheckReport, check};
 pub use down::{DownReport, down};
-pub use grow::{Growth, GrowReport, grow};
+pub use grow::{GrowReport, Growth, grow};
 pub use remove::{RemovePlan, remove, remove_plan};
 pub use status::{Health, VolumeStatus, status};
 pub use up::{Up, UpReport};

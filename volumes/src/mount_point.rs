@@ -57,7 +57,11 @@ pub(crate) fn standing(path: &Path) -> Result<Standing, VolumesError> {
         return Ok(Standing::Used);
     }
     let is_closed = metadata.mode() & 0o7777 == mode() && metadata.uid() == rustix::process::geteuid().as_raw();
-    Ok(if is_closed && (!is_root() || is_immutable(path) != Some(false)) { Standing::Protected } else { Standing::Open })
+    Ok(if is_closed && (!is_root() || is_immutable(path) != Some(false)) {
+        Standing::Protected
+    } else {
+        Standing::Open
+    })
 }
 
 /// Whether the folder is immutable; `None` where that cannot be, or not be made.
@@ -106,7 +110,7 @@ pub(crate) fn in_the_way(path: &Path) -> VolumesError {
 
 /// Where the file system cannot, or the process may not, mode 000 has to do.
 fn set_immutable(path: &Path, wanted: bool) {
-    let set = File::open(path).map_err(std::io::Error::from).and_then(|folder| {
+    let set = File::open(path).and_then(|folder| {
         let flags = ioctl_getflags(&folder)?;
         let flags = if wanted { flags | IFlags::IMMUTABLE } else { flags - IFlags::IMMUTABLE };
         Ok(ioctl_setflags(&folder, flags)?)

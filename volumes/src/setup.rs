@@ -249,9 +249,7 @@ fn header_backup_step(config: &Config, volume: &VolumeSpec, store: Option<&Metad
 
 fn mount_point_step(name: &str, path: &Path) -> Result<Step, VolumesError> {
     Ok(match mount_point::standing(path)? {
-        Standing::Protected | Standing::Mounted => {
-            Step::new(Action::MountPoint, name, Standpoint::There, shown(path))
-        }
+        Standing::Protected | Standing::Mounted => Step::new(Action::MountPoint, name, Standpoint::There, shown(path)),
         Standing::Missing | Standing::Open => {
             let note = format!("{}, empty and closed to everybody while unused", shown(path));
             Step::new(Action::MountPoint, name, Standpoint::Missing, note)

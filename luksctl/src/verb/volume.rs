@@ -84,6 +84,13 @@ impl SetArgs {
     }
 }
 
+impl SetArgs {
+    /// The set, to be worked with; a master passphrase is asked for on the terminal.
+    pub(crate) fn set(&self) -> Result<Set, Failure> {
+        Ok(Set::new(self.load()?, &self.config).asking(Box::new(secret::Prompt::new())))
+    }
+}
+
 /// Runs the verb below `volume`.
 pub(crate) fn run(args: &VolumeArgs, common: &Common) -> Result<Code, Failure> {
     match &args.verb {
@@ -155,8 +162,50 @@ pub(crate) fn of_volumes(path: &Path, error: &volumes::VolumesError) -> Failure 
         volumes::VolumesError::File { .. } => {
             Failure::wrong(error.to_string()).with_hint(format!("ls -l {}", path.display()))
         }
-        _ => Failure::wrong(error.to_string())
+        volumes::VolumesError::Config { .. } => Failure::wrong(error.to_string())
             .with_hint(format!("mend the file, then `luksctl volume config check --config {}`", path.display())),
+        volumes::VolumesError::SetBusy { .. } => {
+            Failure::busy(error.to_string()).with_hint("try again when the other command is done")
+        }
+        other => of_work(other),
+    }
+}
+
+/// What went wrong with a volume or a key, rather than with the file.
+fn of_work(error: &volumes::VolumesError) -> Failure {
+    use volumes::{Trouble, VolumesError};
+    match error {
+        VolumesError::Refused { trouble, mend, .. } => {
+            let code = match trouble {
+                Trouble::Wrong => Code::Wrong,
+                Trouble::Missing => Code::Device,
+                Trouble::Busy => Code::Busy,
+            };
+            Failure::new(code, error.to_string()).with_hint(mend.clone())
+        }
+        VolumesError::Session(error) => Failure::of_session_ref(error),
+        VolumesError::Luks { path, source } => Failure::of_luks_ref(path, source),
+        VolumesError::Block { path, source } => Failure::of_block(path, source),
+        VolumesError::KeyStore(error) => of_key_store(error),
+        VolumesError::Program { reason, .. } if reason.contains("cannot be started") => {
+            Failure::wrong(error.to_string())
+                .with_hint("install the programs of the file system: e2fsprogs, xfsprogs …")
+        }
+        _ => Failure::wrong(error.to_string()),
+    }
+}
+
+/// What the key store says.
+fn of_key_store(error: &keystore::Error) -> Failure {
+    use keystore::Error;
+    let words = error.to_string();
+    match error {
+        Error::NoStore { .. } => Failure::device(words).with_hint("luksctl volume setup"),
+        Error::Busy { .. } => Failure::busy(words).with_hint("try again when the other command is done"),
+        Error::WrongMaster | Error::NoMaster { .. } => Failure::new(Code::Permission, words)
+            .with_hint("`keys.master` in volumes.toml says where the master key is"),
+        // What is wrong with an owner or a mode says how to mend it.
+        _ => Failure::wrong(words),
     }
 }
 

@@ -4,12 +4,12 @@ use serde::Serialize;
 use session::{CloseOptions, SessionError, State};
 
 use super::open_status;
-use crate::{Ledger, VolumesError};
 use crate::audit::{Category, Event};
 use crate::config::{Config, VolumeSpec};
 use crate::error::Trouble;
 use crate::mount_point;
 use crate::setup::Machine;
+use crate::{Ledger, VolumesError};
 
 /// Users of a mount that are named.
 const NAMED_MAX: usize = 8;

@@ -90,7 +90,12 @@ pub fn grow(
     if let Some(status) = &open {
         check_online(volume, status)?;
     }
-    ledger.record(&Event::config(config_path.display(), format!("volumes.{}.size", volume.name), size, Size(wanted)))?;
+    ledger.record(&Event::config(
+        config_path.display(),
+        format!("volumes.{}.size", volume.name),
+        size,
+        Size(wanted),
+    ))?;
     if wanted > was {
         let disk = image::disk(image, false)?;
         disk.preallocate(wanted)
@@ -168,17 +173,10 @@ fn grow_checked(volume: &VolumeSpec, device: &Path) -> Result<(), VolumesError> 
     file_system::grow(volume.file_system, device, None)
 }
 
-fn offline(
-    volume: &VolumeSpec,
-    mapping: &str,
-    store: &SetStore,
-    machine: &Machine<'_>,
-) -> Result<(), VolumesError> {
+fn offline(volume: &VolumeSpec, mapping: &str, store: &SetStore, machine: &Machine<'_>) -> Result<(), VolumesError> {
     match volume.file_system {
         FileSystem::None => Ok(()),
-        FileSystem::Ext4 => {
-            unmounted(volume, mapping, false, store, machine, |device| grow_checked(volume, device))
-        }
+        FileSystem::Ext4 => unmounted(volume, mapping, false, store, machine, |device| grow_checked(volume, device)),
         FileSystem::Xfs | FileSystem::Btrfs => {
             let what = "is down, and its file system grows only mounted";
             let mend = format!("luksctl volume up {}, then grow it again", volume.name);
@@ -198,7 +196,8 @@ fn write_size(path: &Path, name: &str, size: Size) -> Result<(), VolumesError> {
 pub(super) fn edit(path: &Path, change: impl FnOnce(&mut DocumentMut)) -> Result<(), VolumesError> {
     let text = config::read(path)?;
     let unreadable = |what: String| VolumesError::File { path: path.to_owned(), what };
-    let mut document: DocumentMut = text.parse().map_err(|error: toml_edit::TomlError| unreadable(error.to_string()))?;
+    let mut document: DocumentMut =
+        text.parse().map_err(|error: toml_edit::TomlError| unreadable(error.to_string()))?;
     change(&mut document);
     let text = document.to_string();
     Config::parse(&text, path)?;

@@ -60,7 +60,8 @@ impl Up<'_> {
         let mapping = self.config.mapping(volume);
         let open = open_status(&mapping, &self.machine)?;
         let is_open = open.as_ref().is_some_and(|status| status.state == State::Open);
-        let mounted = open.as_ref().is_some_and(|status| volume.mount.as_ref().is_some_and(|m| status.mount_points.contains(m)));
+        let mounted =
+            open.as_ref().is_some_and(|status| volume.mount.as_ref().is_some_and(|m| status.mount_points.contains(m)));
         let to_mount = volume.mount.as_deref().filter(|_| self.mount && !(is_open && mounted));
         if let Some(mount) = to_mount {
             check_mount_point(volume, mount)?;
@@ -121,8 +122,7 @@ impl Up<'_> {
     fn mount(&self, mapping: &str, mount: &Path, close_on_failure: bool) -> Result<(), VolumesError> {
         let mounted = session::mount(self.machine.run, mapping, mount, &MountOptions::default());
         if let Err(error) = mounted {
-            if close_on_failure
-                && let Err(other) = session::close(self.machine.run, mapping, &CloseOptions::default())
+            if close_on_failure && let Err(other) = session::close(self.machine.run, mapping, &CloseOptions::default())
             {
                 log::warn!("{mapping} stays open: {other}");
             }
@@ -180,9 +180,12 @@ fn check_mount_point(volume: &VolumeSpec, mount: &Path) -> Result<(), VolumesErr
 
 /// The numbers of an owner.
 fn numbers(volume: &VolumeSpec, owner: &Owner) -> Result<(u32, u32), VolumesError> {
-    let unknown = |what: String| VolumesError::refused(Trouble::Wrong, &volume.name, what, "getent passwd; getent group");
+    let unknown =
+        |what: String| VolumesError::refused(Trouble::Wrong, &volume.name, what, "getent passwd; getent group");
     let user = match &owner.user {
-        Account::Id(id) => User::from_uid((*id).into()).ok().flatten().map_or((*id, *id), |user| (*id, user.gid.as_raw())),
+        Account::Id(id) => {
+            User::from_uid((*id).into()).ok().flatten().map_or((*id, *id), |user| (*id, user.gid.as_raw()))
+        }
         Account::Name(name) => {
             let user = User::from_name(name).ok().flatten();
             let user = user.ok_or_else(|| unknown(format!("its owner, user {name}, is not known here")))?;

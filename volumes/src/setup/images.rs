@@ -167,11 +167,7 @@ fn folder_there(path: &Path) -> &Path {
 }
 
 /// For each file system that images are missing on: whether they all fit.
-pub(super) fn space(
-    config: &Config,
-    images: &[Step],
-    store: Option<&Metadata>,
-) -> Result<Vec<Step>, VolumesError> {
+pub(super) fn space(config: &Config, images: &[Step], store: Option<&Metadata>) -> Result<Vec<Step>, VolumesError> {
     let mut needed: BTreeMap<u64, (PathBuf, u64)> = BTreeMap::new();
     for (volume, step) in config.volumes.iter().zip(images) {
         let Place::Image { image, size } = &volume.place else { continue };
