@@ -25,5 +25,9 @@ mod signals;
 mod switching;
 #[path = "cli/texts.rs"]
 mod texts;
+#[path = "cli/volume_compose.rs"]
+mod volume_compose;
 #[path = "cli/volume_config.rs"]
 mod volume_config;
+#[path = "cli/volume_units.rs"]
+mod volume_units;

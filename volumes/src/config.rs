@@ -46,6 +46,8 @@ pub struct Config {
     pub keys: KeyPolicy,
     /// What is written down about every action.
     pub audit: Audit,
+    /// The container that uses the volumes.
+    pub container: Container,
     /// The volumes, in the order of the file.
     #[serde(serialize_with = "by_name")]
     pub volumes: Vec<VolumeSpec>,
@@ -63,6 +65,19 @@ pub struct Store {
     pub key_backup: PathBuf,
     /// What stands before a volume's name in its mapping's name.
     pub mapping_prefix: String,
+    /// Name of the application: what the units' names begin with.
+    pub application: String,
+}
+
+/// The container that uses the volumes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Container {
+    /// Its name among the services of the compose file.
+    pub service: String,
+    /// What it is made from; the application's own compose file says it where it is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
 }
 
 /// How keys live.
@@ -116,6 +131,9 @@ pub struct VolumeSpec {
     /// Where it is mounted; none for a bare disk.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mount: Option<PathBuf>,
+    /// Where the application's container sees it; none for a volume that the container has not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub container: Option<PathBuf>,
     /// Who owns the root of the file system.
     pub owner: Owner,
     /// Permissions of the root of the file system.

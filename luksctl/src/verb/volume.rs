@@ -1,6 +1,7 @@
 //! `volume`: the managed set of encrypted volumes that `volumes.toml` describes.
 
 mod check;
+mod compose;
 pub(crate) mod config;
 mod down;
 mod grow;
@@ -8,6 +9,7 @@ mod list;
 mod remove;
 mod setup;
 mod status;
+mod units;
 mod up;
 
 use std::path::{Path, PathBuf};
@@ -54,6 +56,10 @@ enum VolumeVerb {
     Grow(grow::GrowArgs),
     /// Destroy a volume with its keys and header backups
     Remove(remove::RemoveArgs),
+    /// The set as systemd units: at boot open and mounted, at shutdown closed, keys rotated weekly
+    Units(units::UnitsArgs),
+    /// The compose file of the container that uses the volumes
+    Compose(compose::ComposeArgs),
 }
 
 /// Which file describes the set.
@@ -103,6 +109,8 @@ pub(crate) fn run(args: &VolumeArgs, common: &Common) -> Result<Code, Failure> {
         VolumeVerb::Check(args) => check::run(args),
         VolumeVerb::Grow(args) => grow::run(args),
         VolumeVerb::Remove(args) => remove::run(args, common),
+        VolumeVerb::Units(args) => units::run(args),
+        VolumeVerb::Compose(args) => compose::run(args),
     }
 }
 

@@ -128,6 +128,7 @@ fn encryption(marked: &Marked<'_>, volume: &VolumeSpec, faults: &Faults<'_>) {
 
 fn mounting(marked: &Marked<'_>, volume: &VolumeSpec, faults: &Faults<'_>) {
     let path = |key| marked.of_volume(volume, key);
+    in_container(marked, volume, faults);
     let Some(mount) = &volume.mount else {
         if volume.file_system != FileSystem::None && !marked.span(&path("mount")).1 {
             let what = "is missing: where the file system is mounted, or file-system = \"none\"";
@@ -147,6 +148,28 @@ fn mounting(marked: &Marked<'_>, volume: &VolumeSpec, faults: &Faults<'_>) {
         || mount.starts_with("/sys")
     {
         marked.refuse(faults, &path("mount"), "belongs to the system; take a folder of its own, as /mnt/NAME");
+    }
+}
+
+/// What a container sees is a mounted file system, at a place of its own.
+fn in_container(marked: &Marked<'_>, volume: &VolumeSpec, faults: &Faults<'_>) {
+    let Some(inside) = &volume.container else { return };
+    let path = ["volumes", &volume.name, "container"];
+    if volume.mount.is_none() {
+        return marked.refuse(faults, &path, "is for a volume with a mount point");
+    }
+    if SYSTEM_FOLDERS.iter().any(|folder| inside == Path::new(folder)) {
+        return marked.refuse(faults, &path, "would hide the container's own system; take a folder as /app/NAME");
+    }
+    let earlier = marked.config.volumes.iter().take_while(|other| other.name != volume.name);
+    for other in earlier {
+        if other.container.as_ref().is_some_and(|other| overlap(inside, other)) {
+            return marked.refuse(faults, &path, format!("overlaps with that of volume {}", other.name));
+        }
+        if other.container.is_some() && other.owner != volume.owner {
+            let what = format!("needs one owner for all volumes of the container: {} has {}", other.name, other.owner);
+            return marked.refuse(faults, &path, what);
+        }
     }
 }
 

@@ -13,8 +13,8 @@ use super::fault::{Fault, Faults};
 use super::section::{Found, Section};
 use super::value::{Account, plain_path};
 use super::{
-    Audit, Backend, Config, FileSystem, Kdf, KeyPolicy, MasterSource, Mode, Owner, Place, Profile, SEVEN_YEARS_DAYS,
-    Size, Store, VOLUMES_MAX, VolumeSpec,
+    Audit, Backend, Config, Container, FileSystem, Kdf, KeyPolicy, MasterSource, Mode, Owner, Place, Profile,
+    SEVEN_YEARS_DAYS, Size, Store, VOLUMES_MAX, VolumeSpec,
 };
 
 /// Longest text that is a name of something outside: a credential, a key, an environment.
@@ -40,9 +40,11 @@ pub(crate) fn parse(text: &str) -> Result<Config, Vec<Fault>> {
     let store = store(root.below("store"));
     let keys = keys(root.below("keys"), profile, &store);
     let audit = audit(root.below("audit"), profile);
+    let container = container(root.below("container"), &store);
     let volumes = volumes(&root, &store, &faults);
     root.finish();
-    let marked = Marked { config: Config { profile, store, keys, audit, volumes }, root: document.as_table() };
+    let marked =
+        Marked { config: Config { profile, store, keys, audit, container, volumes }, root: document.as_table() };
     cross::check(&marked, &faults);
     let found = faults.sorted();
     if found.is_empty() { Ok(marked.config) } else { Err(found) }
@@ -60,8 +62,42 @@ fn store(section: Section<'_, '_>) -> Store {
     let folder = folder.unwrap_or_default();
     let key_backup = section.parsed("key-backup", plain_path).unwrap_or_else(|| folder.join("key-backup"));
     let mapping_prefix = section.parsed("mapping-prefix", |text| Ok(text.to_owned())).unwrap_or_default();
+    let application = section.parsed("application", unit_word).unwrap_or_else(|| application_of(&mapping_prefix));
     section.finish();
-    Store { folder, keys: keys.unwrap_or_default(), key_backup, mapping_prefix }
+    Store { folder, keys: keys.unwrap_or_default(), key_backup, mapping_prefix, application }
+}
+
+/// The mapping prefix without what joins it to a name.
+fn application_of(mapping_prefix: &str) -> String {
+    let word = mapping_prefix.trim_end_matches(['-', '_', '.']);
+    unit_word(word).unwrap_or_else(|_| "luksctl".to_owned())
+}
+
+/// A word that units and services may be called, the same in every language it is written in.
+fn unit_word(text: &str) -> Result<String, String> {
+    let first = text.bytes().next().is_some_and(|byte| byte.is_ascii_alphanumeric());
+    let plain = text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte));
+    (first && plain && text.len() <= LABEL_CHARS_MAX)
+        .then(|| text.to_owned())
+        .ok_or_else(|| format!("must be 1 to {LABEL_CHARS_MAX} of A-Z a-z 0-9 _ -, a letter or digit first"))
+}
+
+/// The name of a container image: `registry:5000/path/name:tag` or `name@sha256:…`.
+fn image_reference(text: &str) -> Result<String, String> {
+    let first = text.bytes().next().is_some_and(|byte| byte.is_ascii_alphanumeric());
+    let plain = text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-/:@".contains(&byte));
+    (first && plain && text.len() <= 255)
+        .then(|| text.to_owned())
+        .ok_or_else(|| "must be the name of an image: \"ai-trading-bot:latest\"".to_owned())
+}
+
+fn container(section: Section<'_, '_>, store: &Store) -> Container {
+    let container = Container {
+        service: section.parsed("service", unit_word).unwrap_or_else(|| store.application.clone()),
+        image: section.parsed("image", image_reference),
+    };
+    section.finish();
+    container
 }
 
 fn keys(section: Section<'_, '_>, profile: Profile, store: &Store) -> KeyPolicy {
@@ -259,6 +295,7 @@ fn volume(
     let own = Common::of(section, faults);
     let place = place(&name, section, store);
     let mount = section.parsed("mount", plain_path);
+    let container = section.parsed("container", plain_path);
     let cipher = own.cipher.clone().or_else(|| common.cipher.clone()).unwrap_or_else(|| "aes-xts-plain64".to_owned());
     let usual_bits = if cipher.contains("xts") { 512 } else { 256 };
     Some(VolumeSpec {
@@ -266,6 +303,7 @@ fn volume(
         place: place?,
         file_system: own.file_system.or(common.file_system).unwrap_or(FileSystem::Ext4),
         mount,
+        container,
         owner: own.owner.or_else(|| common.owner.clone()).unwrap_or(Owner { user: Account::Id(0), group: None }),
         mode: own.mode.or(common.mode).unwrap_or(Mode(0o750)),
         // A cipher of its own does not inherit the size of another's key.
