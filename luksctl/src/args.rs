@@ -110,7 +110,7 @@ pub(crate) enum Verb {
     /// Unmount what `mount` mounted and close it
     #[command(alias = "unmount")]
     Umount(verb::umount::UmountArgs),
-    /// Find what is wrong with a header: its copies, what a policy refuses, overwritten keyslots
+    /// Find what is wrong with a header: copies, what a policy refuses, overwritten keyslots
     Check(verb::check::CheckArgs),
     /// Mend a header: rewrite a damaged copy from the good one, finish removals
     Repair(verb::repair::RepairArgs),
@@ -118,6 +118,8 @@ pub(crate) enum Verb {
     Volume(verb::volume::VolumeArgs),
     /// The log of what was done to the managed set: show, verify
     Audit(verb::audit::AuditArgs),
+    /// What a profile (PCI DSS, SOX) demands of the managed set, and how it stands
+    Compliance(verb::compliance::ComplianceArgs),
     /// Look at this machine: what is missing, what could leak, and the command that mends it
     Doctor(verb::doctor::DoctorArgs),
     /// Print manual pages or shell completions

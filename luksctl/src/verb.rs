@@ -3,6 +3,7 @@
 pub(crate) mod audit;
 pub(crate) mod check;
 pub(crate) mod close;
+pub(crate) mod compliance;
 pub(crate) mod convert;
 pub(crate) mod copy_in;
 pub(crate) mod copy_out;
@@ -77,6 +78,7 @@ pub(crate) fn run(cli: &Cli) -> Result<Code, Failure> {
         Verb::Repair(args) => repair::run(args, common),
         Verb::Check(args) => check::run(args, common),
         Verb::Audit(args) => audit::run(args, common),
+        Verb::Compliance(args) => compliance::run(args),
         Verb::Volume(args) => volume::run(args, common),
         Verb::Doctor(args) => doctor::run(args, common),
         Verb::Generate(args) => generate::run(args, common),

@@ -9,6 +9,8 @@ mod audit;
 mod bad_input;
 #[path = "cli/codes.rs"]
 mod codes;
+#[path = "cli/compliance.rs"]
+mod compliance;
 #[path = "cli/cpu.rs"]
 mod cpu;
 #[path = "cli/desk.rs"]

@@ -25,7 +25,7 @@ use crate::{header_backup, life};
 
 pub(crate) use build::{OneKey, open_request};
 pub use perform::{Performed, Performer, make_folders};
-pub(crate) use recovery::{newest_backup, recovery_since};
+pub(crate) use recovery::{last_change, newest_backup, recovery_since};
 
 /// Which parts of a setup are wanted; all of them by default.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

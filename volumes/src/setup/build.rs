@@ -9,9 +9,9 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
 use block::{BlockErrorKind, Bytes, Direct, FileDisk, OpenMode};
+use luks::HashAlg;
 use luks::calibrate::{Effort, KdfChoice, KdfCost};
 use luks::format::{FormatParams, NewKdf, format};
-use luks::{HashAlg, KdfParams};
 use rustix::fs::RenameFlags;
 use secret::{KeyProvider, KeyRequest, KeySourceError, Secret};
 use session::{CloseOptions, OpenRequest, SessionError, SystemEnv};
@@ -47,7 +47,6 @@ pub(crate) fn open_request(volume: &VolumeSpec, path: &Path, name: &str) -> Open
 fn params(volume: &VolumeSpec, id: Uuid) -> Result<FormatParams, VolumesError> {
     let failed = image::of_luks(volume.place.path());
     let kdf = match volume.kdf {
-        kdf if kdf == Kdf::LEAST => NewKdf::Given(KdfParams::minimal_for_random_key()),
         Kdf::Pbkdf2 { iterations } => {
             let hash = HashAlg::parse(&volume.hash).map_err(failed)?;
             let effort = Effort::Forced { iterations };
