@@ -66,6 +66,12 @@ pub enum Action {
     MountPoint,
     /// An open and mounted volume.
     Up,
+    /// The file that describes the set.
+    Config,
+    /// A raw key, proven and sealed.
+    Adopt,
+    /// A raw key, destroyed.
+    WipeRawKey,
 }
 
 impl Action {
@@ -82,6 +88,9 @@ impl Action {
             Action::KeyBackup => "key backup",
             Action::MountPoint => "mount point",
             Action::Up => "up",
+            Action::Config => "configuration",
+            Action::Adopt => "adopt",
+            Action::WipeRawKey => "wipe raw key",
         }
     }
 }
@@ -117,6 +126,12 @@ pub struct Step {
 impl Step {
     pub(crate) fn new(action: Action, target: impl Into<String>, state: Standpoint, note: impl Into<String>) -> Step {
         Step { action, target: target.into(), state, note: note.into(), mend: String::new() }
+    }
+
+    /// Something that is to be done.
+    #[must_use]
+    pub fn missing(action: Action, target: impl Into<String>, note: impl Into<String>) -> Step {
+        Step::new(action, target, Standpoint::Missing, note)
     }
 
     pub(crate) fn blocked(

@@ -1,5 +1,6 @@
 //! `volume`: the managed set of encrypted volumes that `volumes.toml` describes.
 
+mod adopt;
 mod check;
 mod compose;
 pub(crate) mod config;
@@ -42,6 +43,8 @@ enum VolumeVerb {
     Config(config::ConfigArgs),
     /// Make what the file describes: folders, keys, images, file systems, backups, mounts; again, only what is missing
     Setup(setup::SetupArgs),
+    /// Take over a set with raw key files, as the volume encryption guide's scripts make it
+    Adopt(adopt::AdoptArgs),
     /// Open and mount volumes with the keys of the store
     Up(up::UpArgs),
     /// Unmount and close volumes
@@ -102,6 +105,7 @@ pub(crate) fn run(args: &VolumeArgs, common: &Common) -> Result<Code, Failure> {
     match &args.verb {
         VolumeVerb::Config(args) => config::run(args),
         VolumeVerb::Setup(args) => setup::run(args, common),
+        VolumeVerb::Adopt(args) => adopt::run(args, common),
         VolumeVerb::Up(args) => up::run(args),
         VolumeVerb::Down(args) => down::run(args),
         VolumeVerb::Status(args) => status::run(args),

@@ -75,7 +75,8 @@ pub(crate) fn run(args: &SetupArgs, common: &Common) -> Result<Code, Failure> {
     Ok(Code::Success)
 }
 
-fn show(plan: &Plan) -> Result<(), Failure> {
+/// The plan, a line for each step.
+pub(super) fn show(plan: &Plan) -> Result<(), Failure> {
     for step in &plan.steps {
         let state = match step.state {
             Standpoint::There => "there",
