@@ -13,6 +13,7 @@ pub mod kernel_leftovers;
 pub mod keyring;
 pub mod ledger;
 pub mod leftovers;
+pub mod managed;
 pub mod memory;
 pub mod postgres;
 pub mod random;

@@ -61,6 +61,14 @@ pub fn trace_writes(command: &Command, look: impl FnMut(u32, Stop) + Send) -> Tr
     drive_alone(command, writes, look)
 }
 
+/// The same with a stop after each call that changes what is on a disk or in the mount table: content, names, modes, mounts.
+///
+/// # Panics
+/// If it cannot be traced.
+pub fn trace_changes(command: &Command, look: impl FnMut(u32, Stop) + Send) -> Traced {
+    drive_alone(command, changes, look)
+}
+
 fn drive_alone(command: &Command, of: fn(Pid) -> Option<Stop>, look: impl FnMut(u32, Stop) + Send) -> Traced {
     // Only the thread that seized a program may drive it; what is left is let go when that thread ends.
     std::thread::scope(|scope| scope.spawn(|| drive(command, of, look)).join().unwrap())
@@ -170,6 +178,30 @@ fn writes(task: Pid) -> Option<Stop> {
             let file = u64::from_str_radix(arguments.first()?.strip_prefix("0x")?, 16).ok()?;
             (file > 2).then_some(Stop::Written)
         }
+        _ => None,
+    }
+}
+
+/// The same for everything that changes state. Syncs change nothing that a kill could lose.
+fn changes(task: Pid) -> Option<Stop> {
+    let (number, arguments) = call_of(task)?;
+    let argument = |at: usize| u64::from_str_radix(arguments.get(at)?.strip_prefix("0x")?, 16).ok();
+    match number {
+        libc::SYS_pwrite64 | libc::SYS_pwritev | libc::SYS_pwritev2 | libc::SYS_fallocate | libc::SYS_ftruncate => {
+            Some(Stop::Written)
+        }
+        libc::SYS_unlinkat | libc::SYS_renameat | libc::SYS_renameat2 | libc::SYS_mkdirat => Some(Stop::Written),
+        libc::SYS_symlinkat | libc::SYS_linkat | libc::SYS_fchmod | libc::SYS_fchmodat => Some(Stop::Written),
+        libc::SYS_fchown | libc::SYS_fchownat | libc::SYS_mount | libc::SYS_umount2 => Some(Stop::Written),
+        #[cfg(target_arch = "x86_64")]
+        libc::SYS_unlink | libc::SYS_rename | libc::SYS_mkdir | libc::SYS_rmdir | libc::SYS_chmod | libc::SYS_chown => {
+            Some(Stop::Written)
+        }
+        libc::SYS_openat => {
+            let creates = u64::try_from(libc::O_CREAT).ok()?;
+            (argument(2)? & creates != 0).then_some(Stop::Written)
+        }
+        libc::SYS_write => (argument(0)? > 2).then_some(Stop::Written),
         _ => None,
     }
 }

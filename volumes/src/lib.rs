@@ -4,8 +4,7 @@
 //! encryption guide's environment variables and writes them into that file; [`audit`] is the log of what was done; [`set`] is
 //! the set opened to be worked with: its lock, its log, its key store; [`setup`] makes what the file describes; [`life`] is
 //! what happens to volumes afterwards; [`units`] is the set as systemd units, [`compose`] the container that uses it;
-//! [`compliance`] holds what is there against what a profile demands.
-//! what happens to volumes afterwards; [`adopt`] takes over a set that scripts made.
+//! [`compliance`] holds what is there against what a profile demands; [`adopt`] takes over a set that scripts made.
 //!
 //! Invariants: a configuration that [`config::Config`] holds is possible and its profile's demands are met; what nothing
 //! acts on is not accepted.

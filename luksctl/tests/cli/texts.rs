@@ -2,7 +2,7 @@
 
 use crate::desk::Desk;
 
-const VERBS: [&str; 59] = [
+const VERBS: [&str; 68] = [
     "check",
     "format",
     "open",
@@ -61,6 +61,15 @@ const VERBS: [&str; 59] = [
     "volume config check",
     "volume config import",
     "volume config example",
+    "volume setup",
+    "volume adopt",
+    "volume up",
+    "volume down",
+    "volume status",
+    "volume list",
+    "volume check",
+    "volume grow",
+    "volume remove",
     "luksAddKey",
 ];
 

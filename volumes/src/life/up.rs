@@ -6,14 +6,14 @@ use std::path::{Path, PathBuf};
 use keystore::KeyName;
 use nix::unistd::{Group, User};
 use serde::Serialize;
-use session::{CloseOptions, MountOptions, SessionError, State};
+use session::{CloseOptions, MountOptions, SessionError, State, Status};
 
 use super::open_status;
 use crate::audit::{Category, Event, Outcome};
-use crate::config::{Account, Config, Owner, VolumeSpec};
+use crate::config::{Account, Owner, VolumeSpec};
 use crate::error::Trouble;
 use crate::mount_point::{self, Standing};
-use crate::set::SetStore;
+use crate::set::{Set, SetStore};
 use crate::setup::Machine;
 use crate::{Ledger, VolumesError, image, setup};
 
@@ -21,7 +21,7 @@ use crate::{Ledger, VolumesError, image, setup};
 #[derive(Clone, Copy)]
 pub struct Up<'a> {
     /// The set.
-    pub config: &'a Config,
+    pub set: &'a Set,
     /// Where they are opened.
     pub machine: Machine<'a>,
     /// Whether they are mounted, too.
@@ -51,14 +51,9 @@ impl Up<'_> {
     /// # Errors
     /// [`VolumesError::Refused`] for an image that is gone or was replaced, and for a mount point that is missing or not empty,
     /// before anything is opened; [`VolumesError::Session`]. A key that opens nothing is recorded.
-    pub fn volume(
-        &self,
-        volume: &VolumeSpec,
-        store: &mut SetStore,
-        ledger: &dyn Ledger,
-    ) -> Result<UpReport, VolumesError> {
-        let mapping = self.config.mapping(volume);
-        let open = open_status(&mapping, &self.machine)?;
+    pub fn volume(&self, volume: &VolumeSpec, store: &mut SetStore) -> Result<UpReport, VolumesError> {
+        let mapping = self.set.config().mapping(volume);
+        let open = self.without_the_dead(&mapping)?;
         let is_open = open.as_ref().is_some_and(|status| status.state == State::Open);
         let mounted =
             open.as_ref().is_some_and(|status| volume.mount.as_ref().is_some_and(|m| status.mount_points.contains(m)));
@@ -67,7 +62,7 @@ impl Up<'_> {
             check_mount_point(volume, mount)?;
         }
         if !is_open {
-            self.open(volume, &mapping, store, ledger)?;
+            self.open(volume, &mapping, store)?;
         }
         if let Some(mount) = to_mount {
             self.mount(&mapping, mount, !is_open)?;
@@ -88,31 +83,33 @@ impl Up<'_> {
         })
     }
 
-    fn open(
-        &self,
-        volume: &VolumeSpec,
-        mapping: &str,
-        store: &SetStore,
-        ledger: &dyn Ledger,
-    ) -> Result<(), VolumesError> {
+    /// What is open under the name; what a dead server left of it is taken away first.
+    fn without_the_dead(&self, mapping: &str) -> Result<Option<Status>, VolumesError> {
+        let open = open_status(mapping, &self.machine)?;
+        let Some(dead) = open.as_ref().filter(|status| status.state == State::Dead) else { return Ok(open) };
+        for point in dead.mount_points.iter().rev() {
+            session::umount(self.machine.run, point)?;
+        }
+        match session::close(self.machine.run, mapping, &CloseOptions::default()) {
+            Ok(_) | Err(SessionError::NotOpen { .. }) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn open(&self, volume: &VolumeSpec, mapping: &str, store: &SetStore) -> Result<(), VolumesError> {
         let path = volume.place.path();
         check_image(volume, store)?;
         let key = store.key(&KeyName::new(&volume.name)?)?;
-        if let Some(status) = open_status(mapping, &self.machine)?
-            && status.state == State::Dead
-        {
-            session::close(self.machine.run, mapping, &CloseOptions::default())?;
-        }
-        ledger.record(&Event::new(Category::Access, "open", &volume.name).detail("image", path.display()))?;
+        self.set.record(&Event::new(Category::Access, "open", &volume.name).detail("image", path.display()))?;
         let request = setup::open_request(volume, path, mapping);
         match session::open(self.machine.run, &request, &mut setup::OneKey(Some(key)), self.machine.server) {
             Ok(_) => Ok(()),
             Err(error) => {
                 if is_key_refused(&error) {
-                    ledger.unlock_failed(&volume.name, &error.to_string())?;
+                    Ledger::unlock_failed(self.set, &volume.name, &error.to_string())?;
                 } else {
                     let failed = Event::new(Category::Access, "open", &volume.name).ended(Outcome::Failed);
-                    ledger.record(&failed.detail("reason", &error))?;
+                    self.set.record(&failed.detail("reason", &error))?;
                 }
                 Err(error.into())
             }

@@ -89,8 +89,8 @@ impl Performer<'_> {
             }
             Action::Up => {
                 let volume = self.spec(&step.target)?.clone();
-                let up = life::Up { config: self.set.config(), machine: self.machine, mount: true };
-                up.volume(&volume, self.store, self.set)?;
+                let up = life::Up { set: self.set, machine: self.machine, mount: true };
+                up.volume(&volume, self.store)?;
             }
         }
         Ok(Performed::Done)

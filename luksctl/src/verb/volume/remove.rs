@@ -35,6 +35,8 @@ pub(crate) fn run(args: &RemoveArgs, common: &Common) -> Result<Code, Failure> {
     confirm::before_loss(common, &format!("{}: {}", plan.name, plan.words()))?;
     life::remove(work.set.path(), volume, &plan, &mut store, &work.set, Set::now()).map_err(&failed)?;
     work.set.remember(&store).map_err(&failed)?;
+    // The newest backup of keys is one without this key.
+    work.set.back_up_keys(&store).map_err(&failed)?;
     if args.report.json {
         output::json(&json!({ "removed": plan }))?;
     } else {

@@ -30,10 +30,10 @@ pub(crate) fn run(args: &UpArgs) -> Result<Code, Failure> {
     let failed = work.failed();
     let chosen = life::chosen(work.set.config(), &args.names).map_err(&failed)?;
     let mut store = work.set.store().map_err(&failed)?;
-    let up = Up { config: work.set.config(), machine: work.machine(), mount: !args.no_mount };
+    let up = Up { set: &work.set, machine: work.machine(), mount: !args.no_mount };
     let mut reports = Vec::new();
     for volume in chosen {
-        let report = up.volume(volume, &mut store, &work.set).map_err(&failed)?;
+        let report = up.volume(volume, &mut store).map_err(&failed)?;
         if !args.report.json {
             let place = report.mounted.as_ref().or(report.device.as_ref());
             let place = place.map_or_else(String::new, |place| place.display().to_string());
