@@ -13,7 +13,7 @@
 
 use crate::files::Files;
 use crate::limits::ROTATION_TURNS_MAX;
-use crate::{BoxedError, Error, KeyName, OldKey, Rotation, Step, Store, Timestamp};
+use crate::{BoxedError, Error, KeyName, OldKey, Rotation, Step, Store, Timestamp, key_backup};
 use secret::Secret;
 
 /// The keyslots of one volume, as a rotation needs them.
@@ -29,6 +29,20 @@ pub trait Slots {
     /// # Errors
     /// What kept it from doing so; the other slots are as they were.
     fn add(&mut self, existing: &Secret, new: &Secret) -> Result<(), BoxedError>;
+
+    /// The new key is the active one and opens the volume, and the slot of the old one is about to be wiped: from then on
+    /// backups of keys from before are of no use. `write` writes one into a folder and says its name; [`Error::NoKey`] if
+    /// there is no recovery key.
+    ///
+    /// # Errors
+    /// What kept the backup from being written; the old slot stays then.
+    fn before_removal(
+        &mut self,
+        write: &mut dyn FnMut(&mut dyn Files) -> Result<String, Error>,
+    ) -> Result<(), BoxedError> {
+        let _ = write;
+        Ok(())
+    }
 
     /// Wipes every slot that `key` opens, durably; `remaining` opens another one, which stays.
     ///
@@ -175,7 +189,10 @@ fn run<F: Files>(
         match (decide(step, facts, wish), &old, &new) {
             (Decision::Record(step), ..) => store.record_step(name, step, now)?,
             (Decision::WriteSlot, Some(old), Some(new)) => slots.add(old, new).map_err(failed)?,
-            (Decision::WipeOldSlot, Some(old), Some(new)) => slots.remove(old, new).map_err(failed)?,
+            (Decision::WipeOldSlot, Some(old), Some(new)) => {
+                slots.before_removal(&mut |folder| key_backup::write(store, folder, now)).map_err(failed)?;
+                slots.remove(old, new).map_err(failed)?;
+            }
             (Decision::Finish, ..) => {
                 store.end_rotation(name, true, now)?;
                 return Ok(Outcome::Rotated { from, to });

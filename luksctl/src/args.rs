@@ -97,7 +97,7 @@ pub(crate) enum Verb {
     Erase(verb::erase::EraseArgs),
     /// Where passphrases may be found: list, add, import, export, remove, assign, unassign
     Token(verb::token::TokenVerbArgs),
-    /// Export the volume key
+    /// Export a volume key; report, verify and rotate the keys of the managed set
     Key(verb::key::KeyVerbArgs),
     /// Show or set the flags that every opening has
     Flags(verb::flags::FlagsArgs),

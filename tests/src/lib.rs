@@ -14,6 +14,7 @@ pub mod keyring;
 pub mod ledger;
 pub mod leftovers;
 pub mod managed;
+pub mod managed_set;
 pub mod memory;
 pub mod postgres;
 pub mod random;

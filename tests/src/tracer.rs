@@ -27,7 +27,7 @@ pub enum Stop {
     DmIoctl(u8),
     /// `add_key` or `keyctl` has returned.
     Key,
-    /// A call has returned that wrote to a file, made one durable or took a name away.
+    /// A call has returned that may have made, written, shortened, renamed or removed a file, or made one durable.
     Written,
     /// One of its processes or threads is about to end.
     End,
@@ -173,7 +173,14 @@ fn writes(task: Pid) -> Option<Stop> {
     match number {
         libc::SYS_pwrite64 | libc::SYS_pwritev | libc::SYS_pwritev2 | libc::SYS_fallocate => Some(Stop::Written),
         libc::SYS_fsync | libc::SYS_fdatasync | libc::SYS_sync_file_range => Some(Stop::Written),
-        libc::SYS_unlink | libc::SYS_unlinkat => Some(Stop::Written),
+        libc::SYS_unlink | libc::SYS_unlinkat | libc::SYS_ftruncate => Some(Stop::Written),
+        libc::SYS_rename | libc::SYS_renameat | libc::SYS_renameat2 => Some(Stop::Written),
+        libc::SYS_mkdir | libc::SYS_mkdirat | libc::SYS_linkat | libc::SYS_symlinkat => Some(Stop::Written),
+        libc::SYS_openat => {
+            let flags = u64::from_str_radix(arguments.get(2)?.strip_prefix("0x")?, 16).ok()?;
+            let makes = u64::try_from(libc::O_CREAT | libc::O_TRUNC).ok()?;
+            (flags & makes != 0).then_some(Stop::Written)
+        }
         libc::SYS_write => {
             let file = u64::from_str_radix(arguments.first()?.strip_prefix("0x")?, 16).ok()?;
             (file > 2).then_some(Stop::Written)

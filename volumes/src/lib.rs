@@ -20,6 +20,7 @@ mod file_system;
 pub mod header_backup;
 mod image;
 mod ledger;
+pub mod keys;
 pub mod life;
 mod mount_point;
 mod program;

@@ -1,5 +1,12 @@
 //! `key export IMAGE FILE`: the volume key itself, as a file. Who has it opens the volume whatever happens to passphrases
-//! and keyslots, for ever: it is for escrow, and for the day on which the header is lost.
+//! and keyslots, for ever: it is for escrow, and for the day on which the header is lost. The other verbs are about the keys
+//! of the managed set, which open keyslots.
+
+mod managed;
+mod report;
+mod rotate;
+mod trouble;
+mod verify;
 
 use std::io::{IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
@@ -23,16 +30,32 @@ use crate::unlock::{self, Ask};
 /// Arguments of `key`.
 #[derive(Debug, Args)]
 pub(crate) struct KeyVerbArgs {
-    /// What to do with the volume key.
+    /// What to do with the keys.
     #[command(subcommand)]
     verb: KeyVerb,
 }
 
-/// What can be done with the volume key.
+/// What can be done with keys.
 #[derive(Debug, Subcommand)]
 enum KeyVerb {
     /// Write the volume key to a new file
     Export(ExportArgs),
+    /// Managed set: show the keys, their ages, backups, what is due, what was written under each volume key
+    Report(report::ShowArgs),
+    /// Managed set: end with 10 if a key is due
+    CheckAge(report::CheckAgeArgs),
+    /// Managed set: open every sealed file and every volume, and the newest backup of keys
+    Verify(verify::VerifyArgs),
+    /// Managed set: give one volume a new key; finishes a rotation that was cut off
+    Rotate(rotate::RotateArgs),
+    /// Managed set: give every volume, and the backups, a new key
+    RotateAll(rotate::RotateAllArgs),
+    /// Managed set: give backups of data a new key; the old one stays sealed for older backups
+    RotateBackup(rotate::RotateBackupArgs),
+    /// Managed set: seal every key under a new master secret
+    RotateMaster(rotate::RotateMasterArgs),
+    /// Managed set: write a backup of all keys for the recovery key now
+    ExportSet(rotate::ExportSetArgs),
 }
 
 /// Arguments of `key export`.
@@ -59,7 +82,20 @@ struct ExportArgs {
 
 /// Runs the verb below `key`.
 pub(crate) fn run(args: &KeyVerbArgs, common: &Common) -> Result<Code, Failure> {
-    let KeyVerb::Export(args) = &args.verb;
+    match &args.verb {
+        KeyVerb::Export(args) => run_export(args, common),
+        KeyVerb::Report(args) => report::run(args),
+        KeyVerb::CheckAge(args) => report::run_check_age(args),
+        KeyVerb::Verify(args) => verify::run(args),
+        KeyVerb::Rotate(args) => rotate::run(args),
+        KeyVerb::RotateAll(args) => rotate::run_all(args),
+        KeyVerb::RotateBackup(args) => rotate::run_backup(args),
+        KeyVerb::RotateMaster(args) => rotate::run_master(args),
+        KeyVerb::ExportSet(args) => rotate::run_export_set(args),
+    }
+}
+
+fn run_export(args: &ExportArgs, common: &Common) -> Result<Code, Failure> {
     let what = Export { target: &args.target, keyslot: args.keyslot, unbound: false, limits: &args.limits };
     let source = KeySource::unlocking(&args.key, None)?.after_tokens(&args.token, &args.key);
     let to_stdout = args.file == Path::new("-");

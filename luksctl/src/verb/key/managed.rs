@@ -1,0 +1,48 @@
+//! The managed set as the verbs of keys work with it: under its lock, with its store open.
+
+use secret::KeyProvider;
+use volumes::VolumesError;
+use volumes::set::{Set, SetLock, SetStore};
+
+use super::trouble;
+use crate::args::key::KeyArgs;
+use crate::failure::Failure;
+use crate::keys::KeySource;
+use crate::verb::volume::SetArgs;
+
+/// The set, and its lock where something is changed.
+pub(super) struct Managed {
+    pub(super) set: Set,
+    _lock: Option<SetLock>,
+}
+
+impl Managed {
+    /// For a verb that only looks.
+    pub(super) fn looking(args: &SetArgs) -> Result<Managed, Failure> {
+        let set = Set::new(args.load()?, &args.config).asking(asked()?);
+        Ok(Managed { set, _lock: None })
+    }
+
+    /// For a verb that changes something: other commands wait meanwhile.
+    pub(super) fn alone(args: &SetArgs) -> Result<Managed, Failure> {
+        let mut managed = Managed::looking(args)?;
+        managed._lock = Some(managed.set.lock().map_err(managed.failed())?);
+        crate::harden::keep_in_memory();
+        Ok(managed)
+    }
+
+    /// The key store, open.
+    pub(super) fn store(&self) -> Result<SetStore, Failure> {
+        self.set.store().map_err(self.failed())
+    }
+
+    /// For `map_err` of whatever was done with the set.
+    pub(super) fn failed(&self) -> impl Fn(VolumesError) -> Failure {
+        |error| trouble::of_set(self.set.path(), &error)
+    }
+}
+
+/// Whoever knows the master passphrase: a person at the terminal, or the first line of standard input.
+fn asked() -> Result<Box<dyn KeyProvider>, Failure> {
+    Ok(Box::new(KeySource::unlocking(&KeyArgs { tries: 1, ..KeyArgs::default() }, None)?))
+}
