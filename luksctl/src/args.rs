@@ -120,6 +120,8 @@ pub(crate) enum Verb {
     Audit(verb::audit::AuditArgs),
     /// What a profile (PCI DSS, SOX) demands of the managed set, and how it stands
     Compliance(verb::compliance::ComplianceArgs),
+    /// Small secrets for programs, sealed in the managed set's key store: set, list, remove, run
+    Secret(verb::secret::SecretArgs),
     /// Look at this machine: what is missing, what could leak, and the command that mends it
     Doctor(verb::doctor::DoctorArgs),
     /// Print manual pages or shell completions

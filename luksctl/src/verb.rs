@@ -25,6 +25,7 @@ pub(crate) mod refresh;
 pub(crate) mod repair;
 pub(crate) mod resize;
 pub(crate) mod resume;
+pub(crate) mod secret;
 pub(crate) mod serve;
 pub(crate) mod status;
 pub(crate) mod suspend;
@@ -80,6 +81,7 @@ pub(crate) fn run(cli: &Cli) -> Result<Code, Failure> {
         Verb::Audit(args) => audit::run(args, common),
         Verb::Compliance(args) => compliance::run(args),
         Verb::Volume(args) => volume::run(args, common),
+        Verb::Secret(args) => secret::run(args, common),
         Verb::Doctor(args) => doctor::run(args, common),
         Verb::Generate(args) => generate::run(args, common),
         Verb::Serve(_) => Err(Failure::wrong("a server is started by `luksctl open`")),

@@ -62,10 +62,17 @@ pub fn trace_writes(command: &Command, look: impl FnMut(u32, Stop) + Send) -> Tr
 }
 
 /// The same with a stop after each call that changes what is on a disk or in the mount table: content, names, modes, mounts.
+/// The same without the calls that only make something durable: a process that is killed loses no page cache, so they change
+/// nothing that is left.
 ///
 /// # Panics
 /// If it cannot be traced.
 pub fn trace_changes(command: &Command, look: impl FnMut(u32, Stop) + Send) -> Traced {
+    let changes = |task| {
+        let number = call_of(task)?.0;
+        let is_sync = matches!(number, libc::SYS_fsync | libc::SYS_fdatasync | libc::SYS_sync_file_range);
+        if is_sync { None } else { writes(task) }
+    };
     drive_alone(command, changes, look)
 }
 

@@ -94,6 +94,8 @@ pub struct KeyPolicy {
     pub recovery: bool,
     /// Whether a key operation needs a second user's approval.
     pub dual_approval: bool,
+    /// Folder of requests and approvals.
+    pub approvals: PathBuf,
 }
 
 /// What is written down about every action.

@@ -109,6 +109,16 @@ pub enum VolumesError {
         /// The next command.
         mend: String,
     },
+    /// A second person has to approve it first.
+    #[error("{operation} {target}: needs the approval of a second person (keys.dual-approval)")]
+    Unapproved {
+        /// What was asked for, as the word of its command.
+        operation: &'static str,
+        /// Of which key; empty where there is only one.
+        target: String,
+        /// The request that waits for it, if there is one.
+        pending: Option<String>,
+    },
     /// No memory for a secret.
     #[error(transparent)]
     Secret(#[from] SecretError),

@@ -17,6 +17,7 @@ use keystore::{Files, Folder, KeyKind, KeyName, KeyState, OldKey, Outcome, key_b
 use serde::Serialize;
 use uuid::Uuid;
 
+use crate::approval::{self, Operation};
 use crate::audit::{self, Category, Event};
 use crate::config::VolumeSpec;
 use crate::error::Trouble;
@@ -91,13 +92,16 @@ fn volume_of(store: &SetStore, name: &KeyName) -> Result<Uuid, VolumesError> {
 /// old key stays sealed in the store, and the header backups that it opens stay, too.
 ///
 /// # Errors
-/// [`VolumesError::Refused`] for a volume that is not there, [`VolumesError::KeyStore`]; the active key opens the volume
+/// [`VolumesError::Refused`] for a volume that is not there, [`VolumesError::Unapproved`], [`VolumesError::KeyStore`]; the active key opens the volume
 /// whatever happens, and the next call goes on.
 pub fn rotate(set: &Set, store: &mut SetStore, name: &str, old_key: OldKey) -> Result<Rotated, VolumesError> {
     let spec = known(set, name)?;
     let key = KeyName::new(name)?;
     let volume = volume_of(store, &key)?;
     let now = store.metadata().trusted(Set::now());
+    if store.metadata().keys.get(&key).is_none_or(|record| record.rotation.is_none()) {
+        approval::demand(set, Operation::Rotate, name)?;
+    }
     set.record(&Event::new(Category::Key, "rotate-begin", name))?;
     let done = run(set, spec, volume, |slots| keystore::rotate(store, &key, slots, old_key, now));
     let (outcome, written) = noted(set, name, done)?;
@@ -115,7 +119,10 @@ pub fn rotate(set: &Set, store: &mut SetStore, name: &str, old_key: OldKey) -> R
 pub fn settle(set: &Set, store: &mut SetStore, name: &str) -> Result<Option<Rotated>, VolumesError> {
     let spec = known(set, name)?;
     let key = KeyName::new(name)?;
+    // A rotation may have ended, but for the files of the old key.
+    store.tidy()?;
     if store.metadata().keys.get(&key).is_none_or(|record| record.rotation.is_none()) {
+        turn_header_backups(set, store, spec)?;
         return Ok(None);
     }
     let volume = volume_of(store, &key)?;
@@ -222,6 +229,7 @@ pub fn rotate_backup(set: &Set, store: &mut SetStore) -> Result<Rotated, Volumes
     let now = store.metadata().trusted(Set::now());
     let active = |store: &SetStore| store.metadata().keys.get(&name).and_then(|record| Some(record.active()?.number));
     let from = active(store).unwrap_or(0);
+    approval::demand(set, Operation::RotateBackup, "")?;
     set.record(&Event::new(Category::Key, "rotate-begin", BACKUP_KEY))?;
     if from == 0 {
         store.add_key(&name, KeyKind::Backup, Uuid::nil(), now)?;

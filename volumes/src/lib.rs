@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 pub mod adopt;
+pub mod approval;
 pub mod audit;
 pub mod compliance;
 pub mod compose;
@@ -19,11 +20,12 @@ mod error;
 mod file_system;
 pub mod header_backup;
 mod image;
-mod ledger;
 pub mod keys;
+mod ledger;
 pub mod life;
 mod mount_point;
 mod program;
+pub mod secrets;
 pub mod set;
 pub mod setup;
 pub mod units;

@@ -75,8 +75,12 @@ impl<F: Files> Store<F> {
         }
     }
 
-    /// Puts in order what earlier commands left behind, once per opened store.
-    pub(super) fn tidy(&mut self) -> Result<(), Error> {
+    /// Puts in order what earlier commands left behind when they were cut off, once per opened store; every change begins
+    /// with it.
+    ///
+    /// # Errors
+    /// As [`Files`].
+    pub fn tidy(&mut self) -> Result<(), Error> {
         if self.is_tidy {
             return Ok(());
         }

@@ -4,9 +4,12 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
+use secret::Secret;
 use serde_json::Value;
 use volumes::VolumesError;
-use volumes::audit::{Category, Event, Filter, Head, Moment, Snapshot, heads_of_journal, read_seed, shown, verify};
+use volumes::audit::{
+    Category, Event, Filter, Head, Moment, Report, Snapshot, heads_of_journal, read_seed, shown, verify,
+};
 
 use super::volume::SetArgs;
 use crate::args::Common;
@@ -75,7 +78,7 @@ struct ShowArgs {
 struct VerifyArgs {
     #[command(flatten)]
     place: WhereArgs,
-    /// The seed is in this file instead of the one that the set names
+    /// The seed is in this file instead of the set's file or key store
     #[arg(long, value_name = "FILE")]
     seed: Option<PathBuf>,
     /// What an earlier `verify` printed: the log must have gone on from there; more than once
@@ -86,6 +89,24 @@ struct VerifyArgs {
     no_journal: bool,
     #[command(flatten)]
     report: ReportArgs,
+}
+
+impl VerifyArgs {
+    /// The log, and the seeds that it may have begun with: in a file, or sealed in the set's key store.
+    fn places(&self) -> Result<(PathBuf, Vec<Secret>), Failure> {
+        let failed = |error: VolumesError| of_audit(&error);
+        if let (Some(folder), Some(seed)) = (&self.place.log, &self.seed) {
+            return Ok((folder.clone(), vec![read_seed(seed).map_err(failed)?]));
+        }
+        let set = self.place.set.set()?;
+        let folder = self.place.log.clone().unwrap_or_else(|| set.config().audit.folder.clone());
+        let file = self.seed.as_ref().unwrap_or(&set.config().audit.seed);
+        if self.seed.is_some() || file.symlink_metadata().is_ok() || !set.has_store() {
+            return Ok((folder, vec![read_seed(file).map_err(failed)?]));
+        }
+        let seeds = set.audit_seeds().map_err(|error| super::volume::of_volumes(set.path(), &error))?;
+        Ok((folder, seeds.into_iter().map(|(_, seed)| seed).collect()))
+    }
 }
 
 fn moment(text: &str) -> Result<Moment, String> {
@@ -164,16 +185,20 @@ fn in_words(record: &Value) -> String {
 
 fn run_verify(args: &VerifyArgs) -> Result<Code, Failure> {
     let failed = |error: VolumesError| of_audit(&error);
-    let (folder, seed) = match (&args.place.log, &args.seed) {
-        (Some(folder), Some(seed)) => (folder.clone(), seed.clone()),
-        _ => {
-            let audit = args.place.set.load()?.audit;
-            (args.place.log.clone().unwrap_or(audit.folder), args.seed.clone().unwrap_or(audit.seed))
-        }
-    };
+    let (folder, seeds) = args.places()?;
     let snapshot = Snapshot::read(&folder).map_err(failed)?;
-    let seed = read_seed(&seed).map_err(failed)?;
-    let mut report = verify(&snapshot, &seed, &args.head).map_err(failed)?;
+    // One for each chain that there was; that of this log fits best.
+    let mut best = None;
+    for seed in seeds {
+        let report = verify(&snapshot, &seed, &args.head).map_err(failed)?;
+        if best.as_ref().is_none_or(|(_, best): &(_, Report)| report.faults.len() < best.faults.len()) {
+            best = Some((seed, report));
+        }
+    }
+    let (seed, mut report) = best.ok_or_else(|| {
+        Failure::device("the key store has no seed of an audit log")
+            .with_hint("give the file with the seed of this log: --seed FILE")
+    })?;
     if !args.no_journal {
         let owner = folder.metadata().map_err(|error| Failure::from_open(&folder, &error))?.uid();
         match heads_of_journal(&report.chain, owner) {

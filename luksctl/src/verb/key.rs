@@ -2,10 +2,11 @@
 //! and keyslots, for ever: it is for escrow, and for the day on which the header is lost. The other verbs are about the keys
 //! of the managed set, which open keyslots.
 
-mod managed;
+mod approval;
+pub(crate) mod managed;
 mod report;
 mod rotate;
-mod trouble;
+pub(crate) mod trouble;
 mod verify;
 
 use std::io::{IsTerminal as _, Write as _};
@@ -39,7 +40,7 @@ pub(crate) struct KeyVerbArgs {
 #[derive(Debug, Subcommand)]
 enum KeyVerb {
     /// Write the volume key to a new file
-    Export(ExportArgs),
+    Export(Box<ExportArgs>),
     /// Managed set: show the keys, their ages, backups, what is due, what was written under each volume key
     Report(report::ShowArgs),
     /// Managed set: end with 10 if a key is due
@@ -56,6 +57,12 @@ enum KeyVerb {
     RotateMaster(rotate::RotateMasterArgs),
     /// Managed set: write a backup of all keys for the recovery key now
     ExportSet(rotate::ExportSetArgs),
+    /// Managed set with dual approval: ask a second person to approve an operation on keys
+    Request(approval::RequestArgs),
+    /// Managed set with dual approval: approve what another person requested
+    Approve(approval::ApproveArgs),
+    /// Managed set with dual approval: list requests
+    Requests(approval::RequestsArgs),
 }
 
 /// Arguments of `key export`.
@@ -92,6 +99,9 @@ pub(crate) fn run(args: &KeyVerbArgs, common: &Common) -> Result<Code, Failure> 
         KeyVerb::RotateBackup(args) => rotate::run_backup(args),
         KeyVerb::RotateMaster(args) => rotate::run_master(args),
         KeyVerb::ExportSet(args) => rotate::run_export_set(args),
+        KeyVerb::Request(args) => approval::run_request(args),
+        KeyVerb::Approve(args) => approval::run_approve(args),
+        KeyVerb::Requests(args) => approval::run_requests(args),
     }
 }
 

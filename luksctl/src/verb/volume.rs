@@ -198,26 +198,23 @@ fn of_work(error: &volumes::VolumesError) -> Failure {
         VolumesError::Session(error) => Failure::of_session_ref(error),
         VolumesError::Luks { path, source } => Failure::of_luks_ref(path, source),
         VolumesError::Block { path, source } => Failure::of_block(path, source),
-        VolumesError::KeyStore(error) => of_key_store(error),
+        VolumesError::KeyStore(error) => super::key::trouble::of_key_store(error),
+        VolumesError::Unapproved { operation, target, pending } => Failure::wrong(error.to_string().replace(" :", ":"))
+            .with_hint(match pending {
+                Some(id) => format!("as another user, within 24 hours: luksctl key approve {id}"),
+                None => format!("luksctl key request {operation} {target}").trim_end().to_owned(),
+            }),
+        VolumesError::AuditBusy { .. } => {
+            Failure::busy(error.to_string()).with_hint("try again when the other command is done")
+        }
+        VolumesError::AuditState { .. } => Failure::wrong(error.to_string()).with_hint("luksctl audit verify"),
+        VolumesError::Secret(error) => Failure::new(crate::exit::of_secret(error), error.to_string()),
+        VolumesError::KeySource(error) => Failure::of_key_source(error),
         VolumesError::Program { reason, .. } if reason.contains("cannot be started") => {
             Failure::wrong(error.to_string())
                 .with_hint("install the programs of the file system: e2fsprogs, xfsprogs …")
         }
         _ => Failure::wrong(error.to_string()),
-    }
-}
-
-/// What the key store says.
-fn of_key_store(error: &keystore::Error) -> Failure {
-    use keystore::Error;
-    let words = error.to_string();
-    match error {
-        Error::NoStore { .. } => Failure::device(words).with_hint("luksctl volume setup"),
-        Error::Busy { .. } => Failure::busy(words).with_hint("try again when the other command is done"),
-        Error::WrongMaster | Error::NoMaster { .. } => Failure::new(Code::Permission, words)
-            .with_hint("`keys.master` in volumes.toml says where the master key is"),
-        // What is wrong with an owner or a mode says how to mend it.
-        _ => Failure::wrong(words),
     }
 }
 

@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::path::Path;
 
 use block::{Bytes, Geometry};
+use keystore::KeyName;
 use luks::format::{FormatParams, HEADER_SIZE_DEFAULT, NewKdf, plan};
 use luks::{HashAlg, KdfParams};
 use session::VolumeName;
@@ -56,6 +57,9 @@ impl Marked<'_> {
     }
 }
 
+/// Under which name the store keeps the recovery key.
+const RECOVERY_KEY: &str = "recovery";
+
 /// Notes everything that does not fit together.
 pub(crate) fn check(marked: &Marked<'_>, faults: &Faults<'_>) {
     for volume in &marked.config.volumes {
@@ -69,6 +73,11 @@ pub(crate) fn check(marked: &Marked<'_>, faults: &Faults<'_>) {
 
 fn names(marked: &Marked<'_>, volume: &VolumeSpec, faults: &Faults<'_>) {
     let mapping = marked.config.mapping(volume);
+    if let Some(what) = unfit_for_a_key(&volume.name) {
+        let span = marked.root.get("volumes").and_then(|item| item.as_table_like());
+        let span = span.and_then(|table| table.get_key_value(&volume.name)).and_then(|(key, _)| key.span());
+        return faults.add(&format!("volumes.{}", volume.name), span, false, what);
+    }
     for name in [&volume.name, &mapping] {
         if let Err(error) = name.parse::<VolumeName>() {
             let span = marked.root.get("volumes").and_then(|item| item.as_table_like());
@@ -77,6 +86,14 @@ fn names(marked: &Marked<'_>, volume: &VolumeSpec, faults: &Faults<'_>) {
             return;
         }
     }
+}
+
+/// Why the key of a volume cannot be called like it.
+fn unfit_for_a_key(name: &str) -> Option<String> {
+    if [crate::keys::BACKUP_KEY, RECOVERY_KEY].contains(&name) {
+        return Some("is the name of a key that opens no volume; take another".to_owned());
+    }
+    KeyName::new(name).err().map(|error| error.to_string())
 }
 
 /// Cipher, key, hash, sector and size are what `luks` would format.
@@ -201,6 +218,7 @@ fn places(marked: &Marked<'_>, faults: &Faults<'_>) {
             ("store.folder", store.folder.as_path()),
             ("store.keys", &store.keys),
             ("store.key-backup", &store.key_backup),
+            ("keys.approvals", &config.keys.approvals),
             ("audit.folder", &config.audit.folder),
             ("audit.seed", &config.audit.seed),
         ];

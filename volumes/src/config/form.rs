@@ -113,6 +113,7 @@ fn keys(section: Section<'_, '_>, profile: Profile, store: &Store) -> KeyPolicy 
         master: master.unwrap_or_else(|| MasterSource::File(store.keys.join("master.key"))),
         recovery: section.flag("recovery").unwrap_or(true),
         dual_approval: section.flag("dual-approval").unwrap_or(profile == Profile::Sox),
+        approvals: section.parsed("approvals", plain_path).unwrap_or_else(|| "/var/lib/luksctl/approvals".into()),
     };
     section.finish();
     policy

@@ -20,6 +20,7 @@ use secret::{KeyProvider, KeyRequest, KeySourceError, Secret};
 
 use super::{STORE_TARGET, Set, SetStore};
 use crate::VolumesError;
+use crate::approval::{self, Operation};
 use crate::audit::{Category, Event};
 use crate::config::MasterSource;
 
@@ -156,8 +157,9 @@ impl Set {
     /// other source `provider` has the bytes that the person gives the source.
     ///
     /// # Errors
-    /// [`VolumesError::KeyStore`]; the store opens with the old or the new one at every moment.
+    /// [`VolumesError::Unapproved`], [`VolumesError::KeyStore`]; the store opens with the old or the new one at every moment.
     pub fn change_master(&self, store: &mut SetStore, mut provider: Box<dyn KeyProvider>) -> Result<(), VolumesError> {
+        approval::demand(self, Operation::RotateMaster, "")?;
         let now = store.metadata().trusted(Set::now());
         let master = match &self.config.keys.master {
             MasterSource::File(path) => MasterFile::new(next_of(path)).create()?,

@@ -4,27 +4,26 @@ use secret::KeyProvider;
 use volumes::VolumesError;
 use volumes::set::{Set, SetLock, SetStore};
 
-use super::trouble;
 use crate::args::key::KeyArgs;
 use crate::failure::Failure;
 use crate::keys::KeySource;
-use crate::verb::volume::SetArgs;
+use crate::verb::volume::{self, SetArgs};
 
 /// The set, and its lock where something is changed.
-pub(super) struct Managed {
-    pub(super) set: Set,
+pub(crate) struct Managed {
+    pub(crate) set: Set,
     _lock: Option<SetLock>,
 }
 
 impl Managed {
     /// For a verb that only looks.
-    pub(super) fn looking(args: &SetArgs) -> Result<Managed, Failure> {
+    pub(crate) fn looking(args: &SetArgs) -> Result<Managed, Failure> {
         let set = Set::new(args.load()?, &args.config).asking(asked()?);
         Ok(Managed { set, _lock: None })
     }
 
     /// For a verb that changes something: other commands wait meanwhile.
-    pub(super) fn alone(args: &SetArgs) -> Result<Managed, Failure> {
+    pub(crate) fn alone(args: &SetArgs) -> Result<Managed, Failure> {
         let mut managed = Managed::looking(args)?;
         managed._lock = Some(managed.set.lock().map_err(managed.failed())?);
         crate::harden::keep_in_memory();
@@ -32,13 +31,13 @@ impl Managed {
     }
 
     /// The key store, open.
-    pub(super) fn store(&self) -> Result<SetStore, Failure> {
+    pub(crate) fn store(&self) -> Result<SetStore, Failure> {
         self.set.store().map_err(self.failed())
     }
 
     /// For `map_err` of whatever was done with the set.
-    pub(super) fn failed(&self) -> impl Fn(VolumesError) -> Failure {
-        |error| trouble::of_set(self.set.path(), &error)
+    pub(crate) fn failed(&self) -> impl Fn(VolumesError) -> Failure {
+        |error| volume::of_volumes(self.set.path(), &error)
     }
 }
 

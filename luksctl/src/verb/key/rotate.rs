@@ -6,6 +6,8 @@ use clap::Args;
 use keystore::{KeyKind, KeyName, OldKey};
 use secret::{KeyFile, KeyProvider, Prompt};
 use serde_json::json;
+use volumes::VolumesError;
+use volumes::approval::{self, Operation};
 use volumes::config::MasterSource;
 use volumes::keys::{self, BACKUP_KEY, Rotated};
 use volumes::set::{Set, SetStore};
@@ -118,14 +120,15 @@ fn chosen(set: &Set, store: &SetStore, within_days: Option<u32>) -> Vec<KeyName>
     }
 }
 
-/// Rotates every key, or every one that is due. One that fails does not keep the others from being rotated.
+/// Rotates every key, or every one that is due. One that fails does not keep the others from being rotated; one that needs an
+/// approval is requested, and ends it with 10.
 pub(super) fn run_all(args: &RotateAllArgs) -> Result<Code, Failure> {
     let managed = Managed::alone(&args.set)?;
     let mut store = managed.store()?;
     for volume in &managed.set.config().volumes {
         keys::settle(&managed.set, &mut store, &volume.name).map_err(managed.failed())?;
     }
-    let (mut rotated, mut failed) = (Vec::new(), None);
+    let (mut rotated, mut failed, mut waits) = (Vec::new(), None, false);
     for name in chosen(&managed.set, &store, args.due.then_some(args.within)) {
         let done = match name.as_str() {
             BACKUP_KEY => keys::rotate_backup(&managed.set, &mut store),
@@ -133,6 +136,11 @@ pub(super) fn run_all(args: &RotateAllArgs) -> Result<Code, Failure> {
         };
         match done {
             Ok(done) => rotated.push(done),
+            Err(VolumesError::Unapproved { pending, .. }) => {
+                waits = true;
+                let id = pending.map_or_else(|| requested(&managed, name.as_str()), Ok)?;
+                output::words(&format!("{name} waits for a second person within 24 hours: luksctl key approve {id}"));
+            }
             Err(error) => {
                 let failure = managed.failed()(error);
                 output::words(&format!("luksctl: {name}: {}", failure.message()));
@@ -144,10 +152,18 @@ pub(super) fn run_all(args: &RotateAllArgs) -> Result<Code, Failure> {
         }
     }
     said(&rotated, args.report.json)?;
-    if rotated.is_empty() && failed.is_none() {
+    if rotated.is_empty() && failed.is_none() && !waits {
         output::words("No key had to be rotated.");
     }
-    failed.map_or(Ok(Code::Success), Err)
+    let done = if waits { Code::Found } else { Code::Success };
+    failed.map_or(Ok(done), Err)
+}
+
+/// Asks for the approval of a rotation; its ID.
+fn requested(managed: &Managed, name: &str) -> Result<String, Failure> {
+    let (operation, target) =
+        if name == BACKUP_KEY { (Operation::RotateBackup, "") } else { (Operation::Rotate, name) };
+    approval::request(&managed.set, operation, target).map_err(managed.failed())
 }
 
 /// Gives backups of data a new key.
@@ -217,6 +233,7 @@ pub(super) fn run_master(args: &RotateMasterArgs) -> Result<Code, Failure> {
 pub(super) fn run_export_set(args: &ExportSetArgs) -> Result<Code, Failure> {
     let managed = Managed::alone(&args.set)?;
     let store = managed.store()?;
+    approval::demand(&managed.set, Operation::ExportSet, "").map_err(managed.failed())?;
     let name = managed.set.back_up_keys(&store).map_err(managed.failed())?;
     let Some(name) = name else {
         return Err(Failure::wrong("there is no recovery key that a backup of keys could be written for")

@@ -1,36 +1,12 @@
 //! What the key store says no to: exit code and the next command.
 
-use std::path::Path;
-
 use keystore::Error;
-use volumes::VolumesError;
 
 use crate::exit::{self, Code};
 use crate::failure::Failure;
-use crate::verb::volume;
-
-/// What the crate of the set says, about the file at `path`, an image or the key store.
-pub(super) fn of_set(path: &Path, error: &VolumesError) -> Failure {
-    match error {
-        VolumesError::KeyStore(error) => of_key_store(error),
-        VolumesError::Luks { path, source } => {
-            Failure::new(exit::of_luks(source), error.to_string()).with_hint(format!("luksctl dump {}", path.display()))
-        }
-        VolumesError::Block { path, source } => Failure::of_block_open(path, source),
-        VolumesError::SetBusy { .. } => {
-            Failure::busy(error.to_string()).with_hint("try again when the other command is done")
-        }
-        VolumesError::AuditBusy { .. } | VolumesError::AuditState { .. } => {
-            Failure::wrong(error.to_string()).with_hint("luksctl audit verify")
-        }
-        VolumesError::Secret(error) => Failure::new(exit::of_secret(error), error.to_string()),
-        VolumesError::KeySource(error) => Failure::of_key_source(error),
-        other => volume::of_volumes(path, other),
-    }
-}
 
 /// What the key store says.
-fn of_key_store(error: &Error) -> Failure {
+pub(crate) fn of_key_store(error: &Error) -> Failure {
     let words = error.to_string();
     match error {
         Error::Mode { path, wanted, .. } => {

@@ -1,6 +1,7 @@
 //! `volume up [NAME…]`: opens volumes with the keys of the store and mounts them.
 
 use clap::Args;
+use volumes::keys;
 use volumes::life::{self, Up};
 
 use super::{SetArgs, Work};
@@ -34,6 +35,9 @@ pub(crate) fn run(args: &UpArgs) -> Result<Code, Failure> {
     let mut reports = Vec::new();
     for volume in chosen {
         let report = up.volume(volume, &mut store).map_err(&failed)?;
+        // A rotation of its key that was cut off.
+        keys::settle(&work.set, &mut store, &volume.name).map_err(&failed)?;
+        let report = up.volume(volume, &mut store, &work.set).map_err(&failed)?;
         if !args.report.json {
             let place = report.mounted.as_ref().or(report.device.as_ref());
             let place = place.map_or_else(String::new, |place| place.display().to_string());
