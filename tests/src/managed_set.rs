@@ -24,7 +24,7 @@ pub struct ManagedSet {
 }
 
 impl ManagedSet {
-    /// A set with these volumes, its store and its backups, with more lines for its file.
+    /// A set with these volumes, its store and its backups, with more lines for its file, where `FOLDER` is the set's.
     ///
     /// # Panics
     /// If it cannot be made.
@@ -36,6 +36,7 @@ impl ManagedSet {
         let managed = ManagedSet { rig, recovery };
         let folder = managed.rig.path("set");
         fs::create_dir_all(folder.join("images")).unwrap();
+        let more = more.replace("FOLDER", &folder.display().to_string());
         let mut text = format!(
             "{more}\n[store]\nfolder = \"{0}/images\"\nkeys = \"{0}/keys\"\n[audit]\nfolder = \"{0}/audit\"\nseed = \
              \"{0}/audit.seed\"\n",
