@@ -27,7 +27,7 @@ pub enum Stop {
     DmIoctl(u8),
     /// `add_key` or `keyctl` has returned.
     Key,
-    /// A call has returned that may have made, written, shortened, renamed or removed a file, or made one durable.
+    /// A call has returned that wrote to a file, made one durable or took a name away.
     Written,
     /// One of its processes or threads is about to end.
     End,
@@ -62,17 +62,10 @@ pub fn trace_writes(command: &Command, look: impl FnMut(u32, Stop) + Send) -> Tr
 }
 
 /// The same with a stop after each call that changes what is on a disk or in the mount table: content, names, modes, mounts.
-/// The same without the calls that only make something durable: a process that is killed loses no page cache, so they change
-/// nothing that is left.
 ///
 /// # Panics
 /// If it cannot be traced.
 pub fn trace_changes(command: &Command, look: impl FnMut(u32, Stop) + Send) -> Traced {
-    let changes = |task| {
-        let number = call_of(task)?.0;
-        let is_sync = matches!(number, libc::SYS_fsync | libc::SYS_fdatasync | libc::SYS_sync_file_range);
-        if is_sync { None } else { writes(task) }
-    };
     drive_alone(command, changes, look)
 }
 
@@ -180,14 +173,7 @@ fn writes(task: Pid) -> Option<Stop> {
     match number {
         libc::SYS_pwrite64 | libc::SYS_pwritev | libc::SYS_pwritev2 | libc::SYS_fallocate => Some(Stop::Written),
         libc::SYS_fsync | libc::SYS_fdatasync | libc::SYS_sync_file_range => Some(Stop::Written),
-        libc::SYS_unlink | libc::SYS_unlinkat | libc::SYS_ftruncate => Some(Stop::Written),
-        libc::SYS_rename | libc::SYS_renameat | libc::SYS_renameat2 => Some(Stop::Written),
-        libc::SYS_mkdir | libc::SYS_mkdirat | libc::SYS_linkat | libc::SYS_symlinkat => Some(Stop::Written),
-        libc::SYS_openat => {
-            let flags = u64::from_str_radix(arguments.get(2)?.strip_prefix("0x")?, 16).ok()?;
-            let makes = u64::try_from(libc::O_CREAT | libc::O_TRUNC).ok()?;
-            (flags & makes != 0).then_some(Stop::Written)
-        }
+        libc::SYS_unlink | libc::SYS_unlinkat => Some(Stop::Written),
         libc::SYS_write => {
             let file = u64::from_str_radix(arguments.first()?.strip_prefix("0x")?, 16).ok()?;
             (file > 2).then_some(Stop::Written)

@@ -117,7 +117,10 @@ fn dual_approval(sources: &Sources<'_>) -> Gathering {
     found.hold(asked, format!("volumes.toml: keys.dual-approval = {asked}"));
     if asked {
         let folder = sources.config.keys.approvals.display();
-        found.add(Verdict::Met, format!("luksctl key rotate waits for an approval in {folder}; each use is a SECURITY record"));
+        found.add(
+            Verdict::Met,
+            format!("luksctl key rotate waits for an approval in {folder}; each use is a SECURITY record"),
+        );
     }
     found
 }

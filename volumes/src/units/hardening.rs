@@ -122,6 +122,10 @@ fn writable(config: &Config, work: Work) -> Vec<PathBuf> {
     if config.audit.enabled {
         folders.push(config.audit.folder.clone());
     }
+    if work == Work::Turning && config.keys.dual_approval {
+        // Made by the first request.
+        folders.extend(config.keys.approvals.parent().map(Path::to_path_buf));
+    }
     for volume in &config.volumes {
         if let Place::Image { image, .. } = &volume.place {
             folders.extend(image.parent().map(Path::to_path_buf));

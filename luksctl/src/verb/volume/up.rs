@@ -34,10 +34,9 @@ pub(crate) fn run(args: &UpArgs) -> Result<Code, Failure> {
     let up = Up { set: &work.set, machine: work.machine(), mount: !args.no_mount };
     let mut reports = Vec::new();
     for volume in chosen {
-        let report = up.volume(volume, &mut store).map_err(&failed)?;
         // A rotation of its key that was cut off.
         keys::settle(&work.set, &mut store, &volume.name).map_err(&failed)?;
-        let report = up.volume(volume, &mut store, &work.set).map_err(&failed)?;
+        let report = up.volume(volume, &mut store).map_err(&failed)?;
         if !args.report.json {
             let place = report.mounted.as_ref().or(report.device.as_ref());
             let place = place.map_or_else(String::new, |place| place.display().to_string());
