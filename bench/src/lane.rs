@@ -2,8 +2,9 @@
 //! and measure the time of each from its submission to its completion.
 //!
 //! * A request follows as soon as one has ended; each is submitted by itself, as fio does by default.
-//! * Latency is from before the submission (for an encrypting lane: before the encryption) to when the completion was seen (for a
-//!   decrypting one: after the decryption).
+//! * Latency is from before the submission (for an encrypting lane: before the encryption) to when the completion was taken up (for a
+//!   decrypting one: after the decryption). Completions are taken up one by one, each followed by the next request, as fio does by
+//!   default: one that waits for its turn is not over yet.
 //! * What warms up is not counted, nor is what is still in flight at the end. Counted is what was *completed* between the two
 //!   moments that bound the piece, so that the rate is true whatever was in flight at either.
 //! * Nothing is allocated per request.
@@ -24,7 +25,7 @@ use crate::latency::Latencies;
 use crate::run::Pattern;
 
 pub use blocking::BlockingLane;
-pub use ring::RingLane;
+pub use ring::{Manner, RingLane};
 
 /// Share of the reads in [`Pattern::RandomMixed`], in percent.
 const READS_PERCENT: u64 = 70;
@@ -185,43 +186,47 @@ impl Walk {
         (write, block * self.block_bytes)
     }
 
+    /// Begins the next request in `slot` and returns when.
+    fn begin(&mut self, lane: &mut dyn Lane, slot: usize) -> Result<Instant> {
+        let (write, offset_bytes) = self.step();
+        if write {
+            self.random.freshen(lane.buffer(slot));
+        }
+        let begun = Instant::now();
+        lane.submit(slot, write, offset_bytes)?;
+        Ok(begun)
+    }
+
     fn drive(mut self, mut lane: Box<dyn Lane>, phase: &AtomicU8) -> Result<Done> {
         for slot in 0..self.depth {
             self.random.fill(lane.buffer(slot));
         }
-        let now = Instant::now();
-        let mut begun = vec![now; self.depth];
-        let mut ended: Vec<usize> = (0..self.depth).collect();
-        let mut in_flight = 0;
         let mut done = Done { requests: 0, elapsed: Duration::ZERO, latencies: Latencies::new()? };
         let mut measured_since = None;
+        let mut ended: Vec<usize> = Vec::with_capacity(self.depth);
+        let mut begun = Vec::with_capacity(self.depth);
+        for slot in 0..self.depth {
+            begun.push(self.begin(&mut *lane, slot)?);
+        }
         loop {
+            lane.wait(&mut ended)?;
             let present = phase.load(Ordering::Relaxed);
             if present == ENDS {
                 break;
             }
             for slot in ended.drain(..) {
-                let (write, offset_bytes) = self.step();
-                if write {
-                    self.random.freshen(lane.buffer(slot));
+                let now = Instant::now();
+                if let Some(since) = measured_since {
+                    done.latencies.record(nanoseconds(now - begun[slot]));
+                    done.requests += 1;
+                    done.elapsed = now - since;
+                } else if present == MEASURES {
+                    measured_since = Some(now);
                 }
-                begun[slot] = Instant::now();
-                lane.submit(slot, write, offset_bytes)?;
-                in_flight += 1;
-            }
-            lane.wait(&mut ended)?;
-            in_flight -= ended.len();
-            let now = Instant::now();
-            if let Some(since) = measured_since {
-                for slot in &ended {
-                    done.latencies.record(nanoseconds(now - begun[*slot]));
-                }
-                done.requests += ended.len() as u64;
-                done.elapsed = now - since;
-            } else if present == MEASURES {
-                measured_since = Some(now);
+                begun[slot] = self.begin(&mut *lane, slot)?;
             }
         }
+        let mut in_flight = self.depth - ended.len();
         while in_flight > 0 {
             ended.clear();
             lane.wait(&mut ended)?;

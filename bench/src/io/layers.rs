@@ -9,7 +9,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result, bail, ensure};
 use block::{Bytes, Direct, FileDisk, IoUringQueue, OpenMode, PreadQueue};
 use luks::{Volume, VolumeQueue};
-use luksbench::lane::{BlockingLane, Lane, RingLane};
+use luksbench::lane::{BlockingLane, Lane, Manner, RingLane};
 use luksbench::run::{Job, Layer, PLAIN};
 use tempfile::TempDir;
 
@@ -215,9 +215,10 @@ impl Ready {
             Way::File(path, start_bytes) => {
                 // The library's data path opens its file with it: the plain file shall have the same. fio cannot.
                 let nonblock = self.name == PLAIN && !below.as_fio;
+                let manner = if below.as_fio { Manner::Fio } else { Manner::Library };
                 let file = Arc::new(open(path, below.direct, nonblock, below.header.is_none())?);
                 Ok(if below.io_uring {
-                    Box::new(RingLane::new(file, *start_bytes, block, depth)?)
+                    Box::new(RingLane::new(file, *start_bytes, block, depth, manner)?)
                 } else {
                     Box::new(BlockingLane::new(file, *start_bytes, block, depth))
                 })

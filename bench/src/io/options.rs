@@ -19,7 +19,7 @@ each with -qd1 at its end for the same at depth 1.
 
 Layers: plain (the file itself), ring (our cipher in the ring of this process), fuse, fuse-loop (a loop device on it, as root \
 gets it), nbd (its Unix socket), ublk, dm-crypt (root, by luksctl), and fio (the plain file by the program fio, as a check of luksbench \
-itself; plain opens the file as fio does then, without O_NONBLOCK, which makes it slower on tmpfs). What this machine has not is named with the reason.
+itself; plain opens the file and sets up its ring as fio does then, without O_NONBLOCK, which makes it slower on tmpfs). What this machine has not is named with the reason.
 
 All layers work on one file, in turns: each round has every job on every layer, in another order each time. A request's latency is \
 the time from its submission to its completion, so cipher and server are in it. Processor time is that of this process and of the server; \

@@ -19,6 +19,8 @@ use io_uring::{IoUring, opcode, types};
 use super::Lane;
 
 const FILE: types::Fixed = types::Fixed(0);
+/// Of io_uring_enter(2): completions are asked for.
+const ENTER_GETEVENTS: u32 = 1;
 /// How often a request that the kernel broke off is begun again.
 const MOST_RETRIES: u32 = 64;
 
@@ -32,9 +34,19 @@ struct Slot {
     retries: u32,
 }
 
-/// A ring on a file or device.
+/// How the kernel is asked to do the work that follows a completion.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Manner {
+    /// As `block::IoUringQueue`, which the other layers use: at the next system call, whatever it is (Linux 5.19).
+    Library,
+    /// As fio 3.33: by this thread alone, when it asks for completions, which it does with each submission (Linux 6.1).
+    Fio,
+}
+
+/// A ring on a file or device. A thread's own: the one that made it uses it.
 pub struct RingLane {
     ring: IoUring,
+    manner: Manner,
     slots: Vec<Slot>,
     /// Where offset 0 lies.
     start_bytes: u64,
@@ -49,9 +61,9 @@ impl RingLane {
     ///
     /// # Errors
     /// The kernel gives no ring.
-    pub fn new(file: Arc<File>, start_bytes: u64, block_bytes: u32, depth: u32) -> Result<RingLane> {
+    pub fn new(file: Arc<File>, start_bytes: u64, block_bytes: u32, depth: u32, manner: Manner) -> Result<RingLane> {
         let depth = depth.max(1);
-        let ring = build(depth).context("io_uring")?;
+        let (ring, manner) = build(depth, manner).context("io_uring")?;
         ring.submitter().register_files(&[file.as_raw_fd()]).context("io_uring: registering the file")?;
         let slot = |_| Slot {
             buffer: AlignedBuf::zeroed(block_bytes as usize),
@@ -62,7 +74,7 @@ impl RingLane {
             retries: 0,
         };
         let slots: Vec<Slot> = (0..depth).map(slot).collect();
-        let mut lane = RingLane { ring, slots, start_bytes, registered: false, in_flight: 0, _file: file };
+        let mut lane = RingLane { ring, manner, slots, start_bytes, registered: false, in_flight: 0, _file: file };
         lane.register_buffers();
         Ok(lane)
     }
@@ -72,7 +84,7 @@ impl RingLane {
     /// # Errors
     /// It does not.
     pub fn probe() -> Result<()> {
-        let mut ring = build(1).context("io_uring")?;
+        let (mut ring, _) = build(1, Manner::Library).context("io_uring")?;
         let nop = opcode::Nop::new().build();
         // SAFETY: a no-op names no memory.
         unsafe { ring.submission().push(&nop) }.map_err(|_| io::Error::other("the ring is full"))?;
@@ -125,7 +137,15 @@ impl RingLane {
 
     fn enter(&mut self, wanted: usize) -> Result<()> {
         loop {
-            match self.ring.submit_and_wait(wanted) {
+            let entered = match self.manner {
+                Manner::Library => self.ring.submit_and_wait(wanted),
+                Manner::Fio => {
+                    let (queued, wanted) = (self.ring.submission().len(), u32::try_from(wanted)?);
+                    // SAFETY: no signal mask and no other argument is handed over.
+                    unsafe { self.ring.submitter().enter::<()>(u32::try_from(queued)?, wanted, ENTER_GETEVENTS, None) }
+                }
+            };
+            match entered {
                 Ok(_) => return Ok(()),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 // Completions have to be taken first.
@@ -159,13 +179,19 @@ impl RingLane {
     }
 }
 
-/// The ring, with the flags that save interrupts where the kernel has them (Linux 5.19).
-fn build(depth: u32) -> io::Result<IoUring> {
+/// The ring, in this manner, or as an older kernel knows it.
+fn build(depth: u32, manner: Manner) -> io::Result<(IoUring, Manner)> {
     let entries = depth.next_power_of_two();
-    let newest = IoUring::builder().dontfork().setup_submit_all().setup_coop_taskrun().build(entries);
-    match newest {
-        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => IoUring::builder().dontfork().build(entries),
-        result => result,
+    let mut builder = IoUring::builder();
+    builder.dontfork();
+    let mut newest = builder.clone();
+    newest.setup_submit_all().setup_coop_taskrun();
+    if manner == Manner::Fio {
+        newest.setup_single_issuer().setup_defer_taskrun();
+    }
+    match newest.build(entries) {
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok((builder.build(entries)?, Manner::Library)),
+        result => Ok((result?, manner)),
     }
 }
 

@@ -32,18 +32,17 @@ fn file() -> (tempfile::NamedTempFile, Arc<File>) {
 
 #[test]
 fn both_lanes_write_the_whole_file_behind_their_start_and_no_zeros() {
-    for ring in [true, false] {
-        if ring && RingLane::probe().is_err() {
+    for ring in [Some(Manner::Library), Some(Manner::Fio), None] {
+        if ring.is_some() && RingLane::probe().is_err() {
             println!("without io_uring");
             continue;
         }
         let (_named, file) = file();
         let open = || -> Result<Box<dyn Lane>> {
             let start = u64::from(BLOCK);
-            Ok(if ring {
-                Box::new(RingLane::new(Arc::clone(&file), start, BLOCK, 4)?)
-            } else {
-                Box::new(BlockingLane::new(Arc::clone(&file), start, BLOCK, 4))
+            Ok(match ring {
+                Some(manner) => Box::new(RingLane::new(Arc::clone(&file), start, BLOCK, 4, manner)?),
+                None => Box::new(BlockingLane::new(Arc::clone(&file), start, BLOCK, 4)),
             })
         };
         let mut bounds = 0;
@@ -74,9 +73,12 @@ fn a_read_behind_the_end_fails_and_says_where() {
     let blocking = || -> Result<Box<dyn Lane>> { Ok(Box::new(BlockingLane::new(Arc::clone(&file), 0, BLOCK, 4))) };
     assert!(run(&small, &blocking, || Ok(())).is_err());
     if RingLane::probe().is_ok() {
-        let ring = || -> Result<Box<dyn Lane>> { Ok(Box::new(RingLane::new(Arc::clone(&file), 0, BLOCK, 4)?)) };
-        let words = format!("{:#}", run(&small, &ring, || Ok(())).unwrap_err());
-        assert!(words.contains("read at byte") && words.contains("the file ended"), "{words}");
+        for manner in [Manner::Library, Manner::Fio] {
+            let ring =
+                || -> Result<Box<dyn Lane>> { Ok(Box::new(RingLane::new(Arc::clone(&file), 0, BLOCK, 4, manner)?)) };
+            let words = format!("{:#}", run(&small, &ring, || Ok(())).unwrap_err());
+            assert!(words.contains("read at byte") && words.contains("the file ended"), "{words}");
+        }
     }
 }
 
