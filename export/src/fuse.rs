@@ -30,9 +30,10 @@ use fuser::{Config, SessionACL};
 use disk_file::DiskFile;
 use file_system::DiskFileSystem;
 
-/// Threads when [`FuseOptions::threads`] is 0. One FUSE thread costs four times the latency of two, see
-/// `docs/performance`; one more is kept free for requests that do not touch the disk.
-const DEFAULT_THREADS: usize = 4;
+/// Threads when [`FuseOptions::threads`] is 0. Each waits for the disk with one request, so this is how many a disk with a queue gets at a
+/// time, but one, which is kept free for requests that do not touch the disk. At depth 1 more than two change nothing; see
+/// `docs/performance`.
+const DEFAULT_THREADS: usize = 16;
 /// Fewest threads: one in the disk, one at the door.
 const MIN_THREADS: usize = 2;
 /// Most threads.

@@ -213,8 +213,9 @@ impl Ready {
         let (block, depth) = (job.block_bytes, job.depth);
         match &self.way {
             Way::File(path, start_bytes) => {
-                // The library's data path opens its file with it: the plain file shall have the same. fio cannot.
-                let nonblock = self.name == PLAIN && !below.as_fio;
+                // The library's data path opens its file with it: the plain file shall have the same. fio cannot. And on a FUSE file a
+                // ring's workers would only get between.
+                let nonblock = [PLAIN, FUSE].contains(&self.name) && !below.as_fio;
                 let manner = if below.as_fio { Manner::Fio } else { Manner::Library };
                 let file = Arc::new(open(path, below.direct, nonblock, below.header.is_none())?);
                 Ok(if below.io_uring {
