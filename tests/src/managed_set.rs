@@ -70,6 +70,12 @@ impl ManagedSet {
         &self.rig
     }
 
+    /// The recovery key as it is printed.
+    #[must_use]
+    pub fn recovery(&self) -> &[u8] {
+        self.recovery.text().expose()
+    }
+
     /// A path in the folder that holds everything of the set.
     #[must_use]
     pub fn path(&self, relative: &str) -> PathBuf {

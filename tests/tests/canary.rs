@@ -3,10 +3,13 @@
 //! after close nowhere; and never in output, logs, files of the run directory, command lines or environments.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+use std::io::{BufRead as _, BufReader};
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
+use keystore::KeyName;
 use promises::Rig;
+use promises::managed_set::ManagedSet;
 use promises::memory::{positions, search};
 use promises::rig::succeed;
 use promises::skip::{needs_fuse, needs_programs, needs_root};
@@ -150,6 +153,92 @@ fn canary(test: &str, options: &[&str]) {
     assert_eq!(searched_bytes, 0, "the server's memory outlived close");
     assert_absent_in_processes(&secrets);
     assert_absent_in_files(&rig.run_dir(), &secrets);
+}
+
+/// Every key that the set has now: each one's bytes and halves, the volume key, the recovery key, the master secret.
+fn secrets_of(set: &ManagedSet) -> Vec<Vec<u8>> {
+    let opened = set.set();
+    let store = opened.store().unwrap();
+    let mut secrets = Vec::new();
+    for (name, record) in &store.metadata().keys {
+        for generation in record.live() {
+            secrets.extend(needles(store.key_of(name, generation.number).unwrap().expose()));
+        }
+    }
+    let key_file = set.key_file("of-the-volume-key", &store.key(&KeyName::new("data").unwrap()).unwrap());
+    let dumped = set.rig().path("volume-key");
+    let mut dump = Command::new("cryptsetup");
+    dump.args(["luksDump", "-q", "--dump-volume-key", "--volume-key-file"])
+        .arg(&dumped)
+        .arg("--key-file")
+        .arg(key_file);
+    succeed(dump.arg(set.image("data")));
+    secrets.extend(needles(&std::fs::read(&dumped).unwrap()));
+    std::fs::remove_file(&dumped).unwrap();
+    secrets.push(set.recovery().to_vec());
+    secrets.extend(needles(&std::fs::read(set.path("keys/master.key")).unwrap()));
+    secrets
+}
+
+/// Every file of the set, but for the one that is the master secret.
+fn assert_absent_in_set(set: &ManagedSet, secrets: &[Vec<u8>]) {
+    let (master, aside) = (set.path("keys/master.key"), set.rig().path("master.aside"));
+    std::fs::rename(&master, &aside).unwrap();
+    assert_absent_in_files(&set.path(""), secrets);
+    std::fs::rename(&aside, &master).unwrap();
+}
+
+#[test]
+fn keys_and_secrets_of_a_managed_set_stay_sealed() {
+    let test = "canary: keys_and_secrets_of_a_managed_set_stay_sealed";
+    if !(needs_root(test) && needs_programs(test, &["cryptsetup"])) {
+        return;
+    }
+    let set = ManagedSet::new("canary-set", &["data"], "");
+    let value = b"a secret of a program, which nobody prints";
+    let mut secrets = secrets_of(&set);
+    secrets.push(value.to_vec());
+    // The search finds what is there: the master secret in its own file.
+    let own = std::fs::read(set.path("keys/master.key")).unwrap();
+    assert!(secrets.iter().any(|secret| positions(&own, secret).next().is_some()));
+    let mut put = set.luksctl(&["-v", "secret", "set", "api"]);
+    let output = promises::rig::run_with_input(&mut put, value);
+    assert!(output.status.success(), "{output:?}");
+    assert_absent_in_output(&output, &secrets);
+    for words in [
+        &["key", "report"][..],
+        &["key", "report", "--json"],
+        &["key", "check-age", "--json"],
+        &["key", "rotate", "data"],
+        &["key", "rotate", "data", "--keep-old", "--json"],
+        &["key", "rotate-backup"],
+        &["key", "rotate-all", "--due"],
+        &["key", "rotate-master"],
+        &["key", "export-set"],
+        &["key", "verify", "--json"],
+        &["secret", "list", "--json"],
+        &["audit", "show", "--json"],
+    ] {
+        let output = succeed(&mut set.luksctl(&[&["-v"], words].concat()));
+        // Those that the command made, too.
+        secrets.extend(secrets_of(&set));
+        secrets.sort();
+        secrets.dedup();
+        assert_absent_in_output(&output, &secrets);
+    }
+
+    // A program that has a secret, but for the environment, which is said to be the weakest.
+    let mut command = set.luksctl(&["-v", "secret", "run", "--descriptor", "API=api", "--credential", "api"]);
+    command.args(["--", "sh", "-c", "echo ready; read -r end"]);
+    let mut program = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(program.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    assert_eq!(line, "ready\n");
+    assert_absent_in_processes(&secrets);
+    assert_absent_in_files(&set.rig().run_dir(), &secrets);
+    assert_absent_in_set(&set, &secrets);
+    drop(program.stdin.take());
+    program.wait().unwrap();
 }
 
 /// No core dump, no ptrace by its own user: the limit is zero and the process is not dumpable.

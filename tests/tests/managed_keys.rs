@@ -10,7 +10,7 @@ use std::process::{Command, Output};
 use keystore::KeyName;
 use promises::managed_set::{ManagedSet, cryptsetup_opens};
 use promises::rig::{refused, run, run_with_input, succeed};
-use promises::skip::{needs_programs, needs_root};
+use promises::skip::{needs_fuse, needs_programs, needs_root};
 use serde_json::Value;
 
 /// A user that requests nothing: `nobody` on Debian.
@@ -76,6 +76,30 @@ fn keys_turn_and_the_report_says_what_opens_what() {
     }
     let audit = run(&mut set.luksctl(&["audit", "verify", "--no-journal"]));
     assert_eq!(audit.status.code(), Some(0), "{}", words(&audit));
+}
+
+#[test]
+fn what_is_written_to_a_volume_is_counted() {
+    let test = "managed_keys: what_is_written_to_a_volume_is_counted";
+    if !(needs_root(test) && needs_fuse(test) && needs_programs(test, &["cryptsetup", "dd"])) {
+        return;
+    }
+    let set = ManagedSet::new("written", &["data"], "");
+    let written = || json(&set, &["key", "report", "--json"])["keys"][0]["written-bytes"].as_u64().unwrap();
+    assert_eq!(written(), 0);
+    let mut counted = 0;
+    for _ in 0..2 {
+        let up = json(&set, &["volume", "up", "--no-mount", "--json"]);
+        let of = format!("of={}", up[0]["device"].as_str().unwrap());
+        succeed(Command::new("dd").args(["if=/dev/urandom", &of, "bs=4k", "count=256", "conv=fsync,notrunc"]));
+        succeed(&mut set.luksctl(&["volume", "down"]));
+        assert!(written() >= counted + (1 << 20), "{} after {counted}", written());
+        counted = written();
+    }
+    // The next opening of the store takes the notes over, and none twice.
+    succeed(&mut set.luksctl(&["key", "verify"]));
+    assert!(!set.path("keys/written").exists());
+    assert_eq!(written(), counted);
 }
 
 #[test]

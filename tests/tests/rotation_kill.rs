@@ -18,7 +18,7 @@ use promises::tracer::{Stop, trace_changes};
 use secret::Secret;
 
 /// Kills of one run.
-const KILLS: usize = 40;
+const KILLS: usize = 20;
 
 /// What is put back before each kill.
 fn copy(from: &Path, to: &Path) {

@@ -9,6 +9,7 @@
 mod report;
 mod slots;
 mod verify;
+pub mod written;
 
 use std::path::PathBuf;
 use std::time::Duration;

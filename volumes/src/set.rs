@@ -116,7 +116,7 @@ impl Set {
     }
 
     /// The folder of the key store, locked.
-    fn folder(&self) -> Result<Folder, VolumesError> {
+    pub(crate) fn folder(&self) -> Result<Folder, VolumesError> {
         let path = &self.config.store.keys;
         if !self.has_store() {
             let file = path.join(keystore::metadata::METADATA_FILE).display().to_string();
@@ -186,7 +186,8 @@ impl Set {
             store.set_policy(new, Set::now())?;
             self.remember(store)?;
         }
-        self.seal_seed(store)
+        self.seal_seed(store)?;
+        crate::keys::written::count(self, store)
     }
 
     /// A wrong or missing master secret counts as a failed unlocking.

@@ -9,6 +9,7 @@ use std::time::Duration;
 use keystore::{Folder, KeyKind, KeyName, KeyRecord, KeyState, Metadata, Step, Timestamp, key_backup};
 use serde::Serialize;
 
+use super::written;
 use crate::VolumesError;
 use crate::header_backup;
 use crate::set::Set;
@@ -23,8 +24,9 @@ const CAUTIONS: [&str; 3] = [
      with, stays the same; who copied it reads the data until the volume is encrypted anew.",
     "A wipe overwrites and removes. SSDs, copy-on-write file systems and snapshots may keep the old keyslot or the sealed old \
      key; an old header with its old key opens the volume for ever.",
-    "Bytes are counted where this program serves a volume. IEEE 1619 sets XTS's bound at 2^44 blocks of 16 bytes under one \
-     volume key (256 TiB).",
+    "Bytes written are counted when `luksctl volume down` takes a volume down, as the kernel measured them; what other programs \
+     write, and what a server that died wrote, is not counted. IEEE 1619 sets XTS's bound at 2^44 blocks of 16 bytes under \
+     one volume key (256 TiB).",
 ];
 
 /// A header backup and what opens it.
@@ -99,7 +101,15 @@ impl Report {
     /// # Errors
     /// [`VolumesError::KeyStore`] without a store or with one that cannot be read, [`VolumesError::Io`].
     pub fn of(set: &Set, now: Timestamp, horizon_days: u32) -> Result<Report, VolumesError> {
-        let metadata = set.metadata()?;
+        let folder = set.folder()?;
+        let mut metadata = Metadata::read(&folder)?;
+        for (name, bytes) in written::noted(&folder)? {
+            let record = KeyName::new(&name).ok().and_then(|name| metadata.keys.get_mut(&name));
+            if let Some(record) = record {
+                record.written_bytes = record.written_bytes.saturating_add(bytes.into());
+            }
+        }
+        drop(folder);
         let due = metadata.due_within(now, horizon_days);
         let keys = metadata.keys.iter().map(|(name, record)| {
             let header_backups = header_backups(set, &metadata, name.as_str())?;

@@ -1,7 +1,7 @@
 //! `volume down [NAME…]`: unmounts and closes volumes. While one of them is in use, all stay up and the users are named.
 
 use clap::Args;
-use volumes::life;
+use volumes::{keys, life};
 
 use super::{SetArgs, Work};
 use crate::args::target::ReportArgs;
@@ -26,7 +26,15 @@ pub(crate) fn run(args: &DownArgs) -> Result<Code, Failure> {
     let work = Work::alone(&args.set)?;
     let failed = work.failed();
     let chosen = life::chosen(work.set.config(), &args.names).map_err(&failed)?;
+    // Before the servers end, which their counts do not outlive.
+    let measured = chosen
+        .iter()
+        .filter_map(|volume| Some((volume.name.clone(), keys::written::measured(&work.set, volume, &work.run)?)));
+    let measured: Vec<(String, u64)> = measured.collect();
     let reports = life::down(work.set.config(), &chosen, &work.machine(), &work.set).map_err(&failed)?;
+    if let Err(error) = keys::written::note(&work.set, &measured) {
+        output::words(&format!("luksctl: warning: what was written is not counted: {error}"));
+    }
     if args.report.json {
         output::json(&reports)?;
     }
