@@ -245,7 +245,9 @@ impl OfJob<'_> {
 
     /// Why there is nothing to judge.
     fn nothing(&self) -> String {
-        let Some(layer) = self.chosen else { return "luksctl open finds no way to open a volume here".into() };
+        let Some(layer) = self.chosen else {
+            return "the layer that luksctl open would take here is not in the run".into();
+        };
         match &layer.absent {
             Some(why) => format!("{}: {why}", layer.name),
             None if self.samples().is_empty() => format!("{} was not measured in this job", layer.name),

@@ -33,7 +33,7 @@ use file_system::DiskFileSystem;
 /// Threads when [`FuseOptions::threads`] is 0. Each waits for the disk with one request, so this is how many a disk with a queue gets at a
 /// time, but one, which is kept free for requests that do not touch the disk. At depth 1 more than two change nothing; see
 /// `docs/performance`.
-const DEFAULT_THREADS: usize = 16;
+const DEFAULT_THREADS: usize = 12;
 /// Fewest threads: one in the disk, one at the door.
 const MIN_THREADS: usize = 2;
 /// Most threads.
