@@ -20,6 +20,8 @@ use crate::verb;
 /// LUKS2 volumes: create, unlock, use and edit them, through the kernel's dm-crypt or in user space.
 #[derive(Debug, Parser)]
 #[command(name = "luksctl", version, max_term_width = 100, arg_required_else_help = true)]
+// A screen has no line to spare for the verb `help`: -h and --help say the same.
+#[command(disable_help_subcommand = true)]
 #[command(
     after_help = "cryptsetup's verbs work, too. --help says where passphrases come from, and the exit codes.",
     after_long_help = "cryptsetup's verbs (luksFormat, luksOpen, luksDump, luksAddKey …) work, too.\nPassphrases come from a prompt, standard input, --key-file or --key-fd; never from the \
@@ -120,7 +122,7 @@ pub(crate) enum Verb {
     Audit(verb::audit::AuditArgs),
     /// What a profile (PCI DSS, SOX) demands of the managed set, and how it stands
     Compliance(verb::compliance::ComplianceArgs),
-    /// Small secrets for programs, sealed in the managed set's key store: set, list, remove, run
+    /// Secrets for programs, sealed in the managed set's store: set, list, remove, run
     Secret(verb::secret::SecretArgs),
     /// Look at this machine: what is missing, what could leak, and the command that mends it
     Doctor(verb::doctor::DoctorArgs),
