@@ -349,7 +349,7 @@ fn start(
     let goes_on = order.recovery.as_ref().is_some_and(|recovery| recovery.left.is_some());
     clean_entry_but(entry, goes_on)?;
     entry.create()?;
-    let connected = spawn(run, entry, server).and_then(|mut spawned: Spawned| {
+    let connected = spawn(run, entry, order, server).and_then(|mut spawned: Spawned| {
         let client = Client::connect_unless(entry, START_WAIT, || spawned.has_ended());
         spawned.let_go();
         client

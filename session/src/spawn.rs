@@ -11,6 +11,7 @@ use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
+use crate::protocol::UnlockOrder;
 use crate::run_dir::{Entry, RunDir};
 use crate::serve::SERVE_VERB;
 use crate::{SessionError, cpu, opener, systemd};
@@ -77,13 +78,18 @@ fn path_of(callers: OsString, is_root: bool) -> OsString {
 }
 
 /// Starts the server of `entry`.
-pub(crate) fn spawn(run: &RunDir, entry: &Entry, server: &ServerCommand) -> Result<Spawned, SessionError> {
+pub(crate) fn spawn(
+    run: &RunDir,
+    entry: &Entry,
+    order: &UnlockOrder,
+    server: &ServerCommand,
+) -> Result<Spawned, SessionError> {
     let mut arguments = server.arguments.clone();
     arguments.push(run.path().into());
     arguments.push(entry.name.as_str().into());
     if systemd::manages_this_process() {
         let program = std::fs::canonicalize(&server.program).map_err(SessionError::io("find", &server.program))?;
-        match systemd::start_unit(entry, &program, &arguments) {
+        match systemd::start_unit(entry, &systemd::confinement(order), &program, &arguments) {
             Ok(()) => return Ok(Spawned { child: None }),
             Err(error) => log::warn!("no transient unit ({error}): the server becomes an ordinary process"),
         }
