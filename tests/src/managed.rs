@@ -50,6 +50,10 @@ impl Managed {
     pub fn volume(&self, words: &[&str]) -> Command {
         let mut command = self.rig.luksctl(&[&["volume"], words].concat());
         command.arg("--config").arg(self.rig.path("volumes.toml"));
+        if words.first() == Some(&"setup") {
+            // Not those of the machine that the tests run on.
+            command.arg("--units-dir").arg(self.rig.path("units"));
+        }
         command
     }
 

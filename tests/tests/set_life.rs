@@ -27,6 +27,9 @@ fn four_volumes_from_nothing_and_again_without_change() {
         return;
     }
     let set = Managed::new("set-life", &GUIDE);
+    let text = fs::read_to_string(set.rig.path("volumes.toml")).unwrap();
+    let text = text.replace("[volumes.data]\n", "[volumes.data]\nowner = \"1000:1000\"\ncontainer = \"/app/data\"\n");
+    fs::write(set.rig.path("volumes.toml"), text).unwrap();
     let dry = succeed(&mut set.volume(&["setup", "--dry-run"]));
     assert!(String::from_utf8_lossy(&dry.stdout).contains("missing    volume        data  40M"), "{dry:?}");
     assert!(!set.rig.path("encrypted").exists() && !set.rig.path("audit").exists(), "a dry run makes nothing");
@@ -51,6 +54,9 @@ fn four_volumes_from_nothing_and_again_without_change() {
         let key = keys.iter().find(|(file, _)| *file == format!("{name}.key")).unwrap();
         assert!(set.cryptsetup_opens(name, key.1.expose()), "{name}");
     }
+
+    assert!(fs::read_to_string(set.rig.path("docker-compose.encrypted.yml")).unwrap().contains("\"/app/data\""));
+    assert!(fs::read_dir(set.rig.path("units")).unwrap().count() > 4, "units of systemd");
 
     let before = set.content();
     let again = succeed(&mut set.volume(&["setup", "--yes"]));

@@ -7,6 +7,7 @@
 
 mod build;
 mod images;
+mod outside;
 mod perform;
 mod recovery;
 
@@ -24,6 +25,7 @@ use crate::mount_point::{self, Standing};
 use crate::{header_backup, life};
 
 pub(crate) use build::{OneKey, open_request};
+pub use outside::Outside;
 pub use perform::{Performed, Performer, make_folders};
 pub(crate) use recovery::{last_change, newest_backup, recovery_since};
 
@@ -66,6 +68,10 @@ pub enum Action {
     MountPoint,
     /// An open and mounted volume.
     Up,
+    /// Units of systemd.
+    Units,
+    /// The compose file.
+    Compose,
     /// The file that describes the set.
     Config,
     /// A raw key, proven and sealed.
@@ -88,6 +94,8 @@ impl Action {
             Action::KeyBackup => "key backup",
             Action::MountPoint => "mount point",
             Action::Up => "up",
+            Action::Units => "units",
+            Action::Compose => "compose file",
             Action::Config => "configuration",
             Action::Adopt => "adopt",
             Action::WipeRawKey => "wipe raw key",

@@ -70,8 +70,8 @@ impl Performer<'_> {
         match step.action {
             // Made before the key store was, which was opened for this.
             Action::Folder | Action::Space | Action::KeyStore => {}
-            // Steps of `adopt`.
-            Action::Config | Action::Adopt | Action::WipeRawKey => {}
+            // Steps of `Outside` and of `adopt`.
+            Action::Units | Action::Compose | Action::Config | Action::Adopt | Action::WipeRawKey => {}
             Action::Volume => self.volume(&step.target, now)?,
             Action::HeaderBackup => self.header_backup(&step.target)?,
             Action::Recovery => {

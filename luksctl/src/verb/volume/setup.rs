@@ -1,12 +1,17 @@
 //! `volume setup`: from the file to mounted volumes. The plan is shown, agreed to, and done step by step; what is there stays.
 
+use std::path::{Path, PathBuf};
+
 use clap::Args;
 use keystore::RecoveryKey;
 use serde_json::json;
+use volumes::VolumesError;
+use volumes::compose::COMPOSE_FILE;
 use volumes::set::Set;
-use volumes::setup::{Parts, Performed, Performer, Plan, Standpoint, make_folders, plan};
+use volumes::setup::{Action, Outside, Parts, Performed, Performer, Plan, Standpoint, Step, make_folders, plan};
+use volumes::units::{Around, UNIT_FOLDER, main_unit, timer_unit};
 
-use super::{SetArgs, Work};
+use super::{SetArgs, Work, units};
 use crate::args::Common;
 use crate::args::target::ReportArgs;
 use crate::exit::Code;
@@ -33,11 +38,35 @@ pub(crate) struct SetupArgs {
     /// Make no recovery key and no backup of keys; `volume status` stays yellow
     #[arg(long)]
     no_recovery: bool,
+    /// Write no units of systemd; without systemd, or without root, none are written unless --units-dir says where
+    #[arg(long, conflicts_with = "units_dir")]
+    no_units: bool,
+    /// Folder of the units [default: /etc/systemd/system where systemd runs]
+    #[arg(long, value_name = "FOLDER")]
+    units_dir: Option<PathBuf>,
+    /// Write no compose file
+    #[arg(long, conflicts_with = "compose")]
+    no_compose: bool,
+    /// The compose file, where a volume has a place in a container [default: docker-compose.encrypted.yml beside the
+    /// file that describes the set]
+    #[arg(long, value_name = "FILE")]
+    compose: Option<PathBuf>,
     #[command(flatten)]
     report: ReportArgs,
 }
 
 impl SetupArgs {
+    /// Where units and compose file go.
+    fn outside(&self, config: &Path) -> Outside {
+        let by_systemd = Path::new("/run/systemd/system").is_dir() && rustix::process::geteuid().is_root();
+        let units = self.units_dir.clone().or_else(|| by_systemd.then(|| UNIT_FOLDER.into()));
+        let beside = || config.with_file_name(COMPOSE_FILE);
+        Outside {
+            units: units.filter(|_| !self.no_units),
+            compose: (!self.no_compose).then(|| self.compose.clone().unwrap_or_else(beside)),
+        }
+    }
+
     fn parts(&self) -> Parts {
         Parts { mount: !self.no_mount, header_backup: !self.no_header_backup, recovery: !self.no_recovery }
     }
@@ -47,7 +76,12 @@ impl SetupArgs {
 pub(crate) fn run(args: &SetupArgs, common: &Common) -> Result<Code, Failure> {
     let work = if args.dry_run { Work::looking(&args.set)? } else { Work::alone(&args.set)? };
     let plan = plan(work.set.config(), &args.parts(), work.metadata()?.as_ref(), &work.machine());
-    let plan = plan.map_err(work.failed())?;
+    let mut plan = plan.map_err(work.failed())?;
+    let program = std::env::current_exe().map_err(|error| Failure::wrong(format!("finding this program: {error}")))?;
+    let file = work.set.path().canonicalize().map_err(|error| Failure::from_open(work.set.path(), &error))?;
+    let around = Around { program: &program, config: &file, encrypted_credential: None };
+    let outside = args.outside(&file);
+    outside.add_to(&mut plan, work.set.config(), &around);
     if !args.report.json {
         show(&plan)?;
     }
@@ -63,7 +97,7 @@ pub(crate) fn run(args: &SetupArgs, common: &Common) -> Result<Code, Failure> {
         if !args.yes {
             confirm::agreed(common, "Do what is missing?", "--yes")?;
         }
-        perform(&work, &plan, args)?;
+        perform(&work, &plan, args, &|step| outside.perform(step, work.set.config(), &around))?;
     }
     if args.report.json {
         output::json(&json!({ "plan": plan, "changed": changed }))?;
@@ -88,13 +122,27 @@ pub(super) fn show(plan: &Plan) -> Result<(), Failure> {
     Ok(())
 }
 
-fn perform(work: &Work, plan: &Plan, args: &SetupArgs) -> Result<(), Failure> {
+/// Does what is missing; `outside` does what is none of the set's own steps, and says so.
+fn perform(
+    work: &Work,
+    plan: &Plan,
+    args: &SetupArgs,
+    outside: &dyn Fn(&Step) -> Result<bool, VolumesError>,
+) -> Result<(), Failure> {
     let failed = work.failed();
     make_folders(plan).map_err(&failed)?;
     let store = if work.set.has_store() { work.set.store() } else { work.set.create_store() };
     let mut store = store.map_err(&failed)?;
     for step in plan.steps.iter().filter(|step| step.state == Standpoint::Missing) {
         output::words(&format!("{} {} …", step.action.word(), step.target));
+        if outside(step).map_err(&failed)? {
+            if step.action == Action::Units && Path::new(&step.target) == Path::new(UNIT_FOLDER) {
+                units::reload();
+                let (main, timer) = (main_unit(work.set.config()), timer_unit(work.set.config()));
+                output::words(&format!("next: systemctl enable --now {main} {timer}"));
+            }
+            continue;
+        }
         let mut performer = Performer { set: &work.set, store: &mut store, machine: work.machine() };
         if let Performed::Recovery(key) = performer.perform(step, Set::now()).map_err(&failed)? {
             // Before the step that makes a backup for it, which says that it was shown.

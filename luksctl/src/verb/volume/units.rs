@@ -60,7 +60,7 @@ pub(crate) fn run(args: &UnitsArgs) -> Result<Code, Failure> {
 }
 
 /// Tells the manager to read the units again. If it cannot be told, the person is.
-fn reload() {
+pub(super) fn reload() {
     let told = Command::new("systemctl").arg("daemon-reload").stdin(Stdio::null()).output();
     if !told.is_ok_and(|output| output.status.success()) {
         output::words("luksctl: warning: systemd did not read its units again; run `systemctl daemon-reload`");
