@@ -36,7 +36,10 @@ impl Outside {
                 Ok(done) if done.written.is_empty() && done.removed.is_empty() => {
                     Step::new(Action::Units, target, Standpoint::There, "")
                 }
-                Ok(done) => Step::missing(Action::Units, target, format!("{} units to write", done.written.len())),
+                Ok(done) => {
+                    let (written, removed) = (done.written.len(), done.removed.len());
+                    Step::missing(Action::Units, target, format!("{written} to write, {removed} to remove"))
+                }
             });
         }
         let is_bound = config.volumes.iter().any(|volume| volume.container.is_some() && volume.mount.is_some());
