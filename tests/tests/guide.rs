@@ -90,7 +90,7 @@ luksctl() {
     esac
     case "$1 ${2-}" in
         "volume units") set -- "$@" --dir "$UNITS" ;;
-        "volume setup") command luksctl "$@" | tee -a "$SHOWN"; return ;;
+        "volume setup") command luksctl "$@" --units-dir "$UNITS" | tee -a "$SHOWN"; return ;;
     esac
     command luksctl "$@"
 }
