@@ -266,8 +266,12 @@ pub fn write_config(path: &Path, text: &str) -> Result<(), VolumesError> {
     part.push(".adopt");
     let part = PathBuf::from(part);
     let written = (|| {
-        let mut options = File::options();
-        let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&part)?;
+        // What a killed run left, or a link that somebody put there: the name goes, not what it leads to.
+        match std::fs::remove_file(&part) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let mut file = File::options().write(true).create_new(true).mode(0o600).open(&part)?;
         file.write_all(text.as_bytes())?;
         file.sync_all()?;
         let cwd = rustix::fs::CWD;

@@ -16,6 +16,7 @@ use std::io::{Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
@@ -191,6 +192,10 @@ fn read(path: &Path) -> Result<Option<(Vec<u8>, Metadata)>, VolumesError> {
     let flags = (OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits();
     let file = match File::options().read(true).custom_flags(flags).open(path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        // A link or a socket: everybody may put into this folder what they like, and that keeps nobody from his work.
+        Err(error) if [Errno::ELOOP, Errno::ENXIO].contains(&Errno::from_raw(error.raw_os_error().unwrap_or(0))) => {
+            return Ok(None);
+        }
         opened => opened.map_err(VolumesError::io("read", path))?,
     };
     let found = file.metadata().map_err(VolumesError::io("read", path))?;
@@ -239,12 +244,22 @@ fn take_away(set: &Set, id: &str) -> Result<(), VolumesError> {
         let path = path(set, id, kind);
         match std::fs::remove_file(&path) {
             // Another's, which a sticky folder keeps: it is expired all the same.
+            // Or a folder, which is nobody's approval.
             Err(error)
-                if matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::PermissionDenied) => {}
+                if matches!(
+                    error.kind(),
+                    std::io::ErrorKind::NotFound
+                        | std::io::ErrorKind::PermissionDenied
+                        | std::io::ErrorKind::IsADirectory
+                ) => {}
             removed => removed.map_err(VolumesError::io("remove", path))?,
         }
     }
     Ok(())
+}
+
+fn is_id(text: &str) -> bool {
+    text.len() == ID_DIGITS && text.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
 /// Approves a request as another person than who made it.
@@ -253,8 +268,7 @@ fn take_away(set: &Set, id: &str) -> Result<(), VolumesError> {
 /// [`VolumesError::Refused`] for an ID that is not there, too old, approved already, or one's own request.
 pub fn approve(set: &Set, id: &str) -> Result<Request, VolumesError> {
     let list_them = "luksctl key requests";
-    let is_id = id.len() == ID_DIGITS && id.bytes().all(|byte| byte.is_ascii_hexdigit());
-    let found = if is_id { read(&path(set, id, "request"))? } else { None };
+    let found = if is_id(id) { read(&path(set, id, "request"))? } else { None };
     let request = found.and_then(|(bytes, found)| {
         let file = parsed(&bytes, |file: &RequestFile| &file.by, &found)?;
         (file.store == set.config().store.keys).then_some(())?;
@@ -267,7 +281,7 @@ pub fn approve(set: &Set, id: &str) -> Result<Request, VolumesError> {
     if is_own(by.person()) || by.login_uid.is_some_and(is_own) {
         return Err(refused(id, "is a request of your own: another person has to approve it", list_them));
     }
-    if by.time_s > file.by.time_s + APPROVED_WITHIN_S {
+    if by.time_s > file.by.time_s.saturating_add(APPROVED_WITHIN_S) {
         let again = format!("luksctl key request {} {}", file.operation.word(), file.target);
         return Err(refused(id, "is older than 24 hours", again.trim_end()));
     }
@@ -284,15 +298,21 @@ fn look(set: &Set, id: &str, now_s: u64) -> Result<Option<Request>, VolumesError
     let Some((bytes, found)) = read(&path(set, id, "request"))? else { return Ok(None) };
     let file = parsed(&bytes, |file: &RequestFile| &file.by, &found);
     let Some(file) = file.filter(|file| file.store == set.config().store.keys) else { return Ok(None) };
+    let limit_s = file.by.time_s.saturating_add(APPROVED_WITHIN_S);
     let approval = read(&path(set, id, "approval"))?;
-    let approval = approval.and_then(|(bytes, found)| parsed(&bytes, |file: &ApprovalFile| &file.by, &found));
+    let approval = approval.and_then(|(bytes, found)| {
+        let file = parsed(&bytes, |file: &ApprovalFile| &file.by, &found)?;
+        // The time in the file is what its writer says; the file itself cannot have been touched last before it was made.
+        let touched_s = u64::try_from(found.ctime()).ok()?;
+        Some(file).filter(|_| touched_s <= limit_s)
+    });
     let digest = hex(&Sha256::digest(&bytes));
     let good = approval.filter(|approval| {
         let (asked, given) = (&file.by, &approval.by);
-        let in_time = asked.time_s <= given.time_s && given.time_s <= asked.time_s + APPROVED_WITHIN_S;
+        let in_time = asked.time_s <= given.time_s && given.time_s <= limit_s;
         approval.request_sha256 == digest && in_time && given.person() != asked.person() && given.time_s <= now_s
     });
-    let until = good.as_ref().map_or(file.by.time_s + APPROVED_WITHIN_S, |given| given.by.time_s + USED_WITHIN_S);
+    let until = good.as_ref().map_or(limit_s, |given| given.by.time_s.saturating_add(USED_WITHIN_S));
     let state = match &good {
         _ if now_s > until || file.by.time_s > now_s => State::Expired,
         Some(_) => State::Approved,
@@ -320,10 +340,10 @@ pub fn list(set: &Set) -> Result<Vec<Request>, VolumesError> {
         entries => entries.map_err(VolumesError::io("read", folder))?,
     };
     let now_s = Set::now().seconds();
-    let names = entries.flatten().take(FILES_MAX).filter_map(|entry| entry.file_name().into_string().ok());
-    let ids = names.filter_map(|name| name.strip_suffix(".request").map(str::to_owned));
+    let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
+    let ids = names.filter_map(|name| name.strip_suffix(".request").filter(|id| is_id(id)).map(str::to_owned));
     let mut found = Vec::new();
-    for id in ids {
+    for id in ids.take(FILES_MAX) {
         found.extend(look(set, &id, now_s)?);
     }
     found.sort_by(|a, b| (a.requested_unix_s, &a.id).cmp(&(b.requested_unix_s, &b.id)));

@@ -6,10 +6,11 @@
 
 use std::fs::File;
 use std::io::Write as _;
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use luks::{Backup, Limits};
+use rustix::fs::OFlags;
 
 use crate::VolumesError;
 use crate::config::Config;
@@ -44,6 +45,10 @@ pub fn write(config: &Config, name: &str, generation: u64, image: &Path) -> Resu
         std::fs::rename(&part, &path)?;
         File::open(&config.store.key_backup)?.sync_all()
     })();
+    if written.is_err() {
+        // Half a backup would only take the room that is missing.
+        let _ = std::fs::remove_file(&part);
+    }
     written.map_err(failed)?;
     Ok(path)
 }
@@ -70,17 +75,54 @@ pub fn list(config: &Config, name: &str) -> Result<Vec<(u64, PathBuf)>, VolumesE
 /// Destroys a header backup: random bytes are no secret, but with the key of its generation they open the volume. Zeros over
 /// the file, then its name goes; what an SSD or a snapshot keeps is out of reach.
 ///
+/// What has the name and is no file of its own (a link, a second name of another file, a pipe) only loses the name.
+///
 /// # Errors
 /// [`VolumesError::Io`].
 pub fn destroy(path: &Path) -> Result<(), VolumesError> {
     let destroyed = (|| {
-        let mut file = File::options().write(true).open(path)?;
-        let len = file.metadata()?.len();
-        std::io::copy(&mut std::io::Read::take(std::io::repeat(0), len), &mut file)?;
-        file.flush()?;
-        file.sync_all()?;
+        let is_own = |found: &std::fs::Metadata| found.is_file() && found.nlink() == 1;
+        if is_own(&path.symlink_metadata()?) {
+            let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
+            let mut file = File::options().write(true).custom_flags(flags).open(path)?;
+            let found = file.metadata()?;
+            if is_own(&found) {
+                std::io::copy(&mut std::io::Read::take(std::io::repeat(0), found.len()), &mut file)?;
+                file.flush()?;
+                file.sync_all()?;
+            }
+        }
         std::fs::remove_file(path)?;
         File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all()
     })();
     destroyed.map_err(VolumesError::io("destroy", path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_file_of_its_own_is_overwritten() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = |name: &str| folder.path().join(name);
+        let victims = ["by-symlink", "by-hard-link"].map(|name| {
+            std::fs::write(place(name), b"precious").unwrap();
+            place(name)
+        });
+        std::fs::write(place("v.header.0"), b"header").unwrap();
+        let kept = File::open(place("v.header.0")).unwrap();
+        std::os::unix::fs::symlink(&victims[0], place("v.header.1")).unwrap();
+        std::fs::hard_link(&victims[1], place("v.header.2")).unwrap();
+        for generation in 0..3 {
+            destroy(&place(&format!("v.header.{generation}"))).unwrap();
+            assert!(place(&format!("v.header.{generation}")).symlink_metadata().is_err());
+        }
+        let mut content = Vec::new();
+        std::io::Read::read_to_end(&mut &kept, &mut content).unwrap();
+        assert_eq!(content, [0; 6]);
+        for victim in victims {
+            assert_eq!(std::fs::read(victim).unwrap(), b"precious");
+        }
+    }
 }

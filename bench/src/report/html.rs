@@ -48,7 +48,7 @@ fn head(page: &mut String, run: &Run) {
     for (name, value) in [
         ("when", utc(run.started_unix_s)),
         ("storage", format!("{}, {} in a file", machine.storage, size(settings.size_bytes))),
-        ("machine", format!("{}, {} processors, {} memory", machine.cpu, machine.cpus, size(machine.memory_bytes))),
+        ("machine", format!("{}, {} processors, {}", machine.cpu, machine.cpus, memory(machine.memory_bytes))),
         ("kernel", machine.kernel.clone()),
         ("cipher", format!("{}, sectors of {} bytes", machine.aes_kernel, settings.sector_bytes)),
         (
@@ -68,6 +68,13 @@ fn head(page: &mut String, run: &Run) {
     }
 }
 
+/// The kernel keeps some for itself, so it is hardly ever a whole number.
+fn memory(bytes: u64) -> String {
+    #[allow(clippy::cast_precision_loss)] // one decimal is shown
+    let gib = bytes as f64 / f64::from(1 << 30);
+    format!("{gib:.1} GiB of memory")
+}
+
 fn judged_targets(page: &mut String, run: &Run, judged: &[Judgement]) {
     if judged.is_empty() {
         return;
@@ -75,7 +82,7 @@ fn judged_targets(page: &mut String, run: &Run, judged: &[Judgement]) {
     let layer = run.layers.iter().find(|layer| layer.chosen_by_open);
     let _ = writeln!(
         page,
-        "<h2>Targets</h2>\n<p>Judged is what <code>luksctl open</code> would take here: {}.</p>\n<div class=\"scroll\" role=\"region\" aria-label=\"Targets\" tabindex=\"0\"><table>\n\
+        "<h2>Targets</h2>\n<p>Judged is what <code>luksctl open</code> would take here: {}.</p>\n<div class=\"scroll\" role=\"region\" aria-label=\"Targets\" tabindex=\"0\"><table class=\"verdicts\">\n\
          <thead><tr><th scope=\"col\">job</th><th scope=\"col\" class=\"words\">verdict</th>\
          <th scope=\"col\">reached (95%)</th><th scope=\"col\">met, better</th></tr></thead><tbody>",
         escape(layer.map_or("nothing", |layer| &layer.title))

@@ -31,6 +31,14 @@ impl IoBuf {
         IoBuf { memory: AlignedBuf::zeroed(len_bytes), window: 0..len_bytes, registered: None }
     }
 
+    /// The same, with every page there already: none must be had while the system is short of memory and waits for this very buffer.
+    pub fn resident(len_bytes: usize) -> IoBuf {
+        let mut buf = IoBuf::zeroed(len_bytes);
+        // Fresh memory is known to be zero, and so the writing might be left out.
+        std::hint::black_box(&mut buf).fill(0);
+        buf
+    }
+
     /// A buffer that holds `bytes`.
     pub fn copy_of(bytes: &[u8]) -> IoBuf {
         let mut buf = IoBuf::zeroed(bytes.len());

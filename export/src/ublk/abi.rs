@@ -46,7 +46,7 @@ const PARAM_BASIC: u32 = 1;
 const PARAM_DISCARD: u32 = 1 << 1;
 
 /// Largest request that moves data.
-pub(super) const REQUEST_MAX_BYTES: u32 = 512 << 10;
+pub(super) const REQUEST_MAX_BYTES: u32 = 256 << 10;
 /// Most that is zeroed or given up by one request, so that others get their turn between.
 const ZEROES_MAX_BYTES: u32 = 4 << 20;
 /// Bytes of `struct ublksrv_io_desc`: operation and flags u32, sectors u32, first sector u64, address u64.

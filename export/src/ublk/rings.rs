@@ -185,7 +185,7 @@ impl QueueRing {
         let slots = (0..depth).map(|_| Slot::Ours).collect();
         let mut ring = QueueRing { ring, device, queue, descriptors, slots, dead: 0 };
         for tag in 0..depth {
-            ring.send(abi::FETCH, tag, 0, IoBuf::zeroed(REQUEST_MAX_BYTES as usize))?;
+            ring.send(abi::FETCH, tag, 0, IoBuf::resident(REQUEST_MAX_BYTES as usize))?;
         }
         ring.submit()?;
         // Requests come once the device is started, and that would wait for ever for a queue whose fetches were refused.

@@ -137,8 +137,11 @@ fn claim(device: &Path, part: &Path, id: Uuid) -> Result<(), VolumesError> {
         return Err(VolumesError::refused(Trouble::Busy, device.display().to_string(), what, "blkid"));
     }
     let written = (|| {
-        let mut options = File::options();
-        let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(part)?;
+        match std::fs::remove_file(part) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let mut file = File::options().write(true).create_new(true).mode(0o600).open(part)?;
         file.write_all(note.as_bytes())?;
         file.sync_all()
     })();

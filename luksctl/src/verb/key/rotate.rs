@@ -125,10 +125,16 @@ fn chosen(set: &Set, store: &SetStore, within_days: Option<u32>) -> Vec<KeyName>
 pub(super) fn run_all(args: &RotateAllArgs) -> Result<Code, Failure> {
     let managed = Managed::alone(&args.set)?;
     let mut store = managed.store()?;
-    for volume in &managed.set.config().volumes {
-        keys::settle(&managed.set, &mut store, &volume.name).map_err(managed.failed())?;
-    }
     let (mut rotated, mut failed, mut waits) = (Vec::new(), None, false);
+    for volume in &managed.set.config().volumes {
+        if let Err(error) = keys::settle(&managed.set, &mut store, &volume.name) {
+            let failure = managed.failed()(error);
+            output::words(&format!("luksctl: {}: {}", volume.name, failure.message()));
+            failed = Some(failure);
+            drop(store);
+            store = managed.store()?;
+        }
+    }
     for name in chosen(&managed.set, &store, args.due.then_some(args.within)) {
         let done = match name.as_str() {
             BACKUP_KEY => keys::rotate_backup(&managed.set, &mut store),
@@ -181,7 +187,13 @@ fn said(rotated: &[Rotated], as_json: bool) -> Result<(), Failure> {
     }
     for one in rotated {
         let Rotated { name, from, to, .. } = one;
-        output::words(&format!("{name}: generation {to} is in use, generation {from} opens nothing any more."));
+        if name == BACKUP_KEY {
+            output::words(&format!(
+                "{name}: generation {to} is in use; backups made under generation {from} open with it."
+            ));
+        } else {
+            output::words(&format!("{name}: generation {to} is in use, generation {from} opens the header no longer."));
+        }
         match &one.key_backup {
             Some(backup) => output::words(&format!("  backup of keys: {backup}")),
             None => output::words("  no backup of keys: there is no recovery key"),

@@ -35,7 +35,17 @@ pub(crate) fn run(args: &UpArgs) -> Result<Code, Failure> {
     let mut reports = Vec::new();
     for volume in chosen {
         // A rotation of its key that was cut off.
-        keys::settle(&work.set, &mut store, &volume.name).map_err(&failed)?;
+        if let Err(error) = keys::settle(&work.set, &mut store, &volume.name) {
+            // What keeps the rotation from its end need not keep the volume closed: the key in use opens it at every cut.
+            let failure = failed(error);
+            output::words(&format!(
+                "luksctl: {}: the rotation of its key stays open: {}",
+                volume.name,
+                failure.message()
+            ));
+            drop(store);
+            store = work.set.store().map_err(&failed)?;
+        }
         let report = up.volume(volume, &mut store).map_err(&failed)?;
         if !args.report.json {
             let place = report.mounted.as_ref().or(report.device.as_ref());
