@@ -270,7 +270,7 @@ mod tests {
         let bytes = params(&disk, true);
         let long = |at: usize| u32::from_ne_bytes(bytes[at..at + 4].try_into().unwrap());
         assert_eq!((long(0), long(4), long(8), &bytes[12..16]), (60, 3, 1 | 4 | 8, &[12; 4][..]));
-        assert_eq!((long(16), u64::from_ne_bytes(bytes[24..32].try_into().unwrap())), (1024, 2048));
+        assert_eq!((long(16), u64::from_ne_bytes(bytes[24..32].try_into().unwrap())), (512, 2048));
         assert_eq!((long(44), long(48), long(52), bytes[56]), (4096, 8192, 8192, 1));
         let small = params(&Geometry { logical_block: 512, physical_block: 512, ..disk }, false);
         assert_eq!((small[8], small[12], small[13]), (12, 9, 9));
